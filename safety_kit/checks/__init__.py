@@ -1,0 +1,1 @@
+"""The checks, one file each; `base` has the protocol and the registry."""

@@ -1,0 +1,110 @@
+"""The protocol of a check, and the registry that builds one from a policy's options."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol, TypeAlias
+
+from safety_kit.gemma.trace import Capture
+from safety_kit.policy_schema import CheckOptions
+from safety_kit.types import Finding, Sample
+
+WHOLE: Final = "whole"
+"""Lookahead of a check that clears nothing before the text's end."""
+
+Lookahead: TypeAlias = int | Literal["whole"]
+
+StepResult: TypeAlias = tuple[Any, list[Finding], int]
+"""The new state, what was found (spans in the whole text), and how many characters of the text are cleared:
+no match that is still undecided touches them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What a growing text grew by.
+
+    Attributes:
+        text: The new characters; empty for a token that ends none.
+        hidden: For each captured block the n × d activations of the tokens whose text this is, or None.
+    """
+
+    text: str
+    hidden: Mapping[int, Any] | None = None
+
+
+class Check(Protocol):
+    """A check, built once a guard. It holds no state of its own: one may serve many threads and streams.
+
+    Attributes:
+        name: Its name in the policy.
+        categories: All that it may find.
+        capture: The activations it reads, or None.
+        lookahead: Characters it must see beyond one before it can clear that one, or WHOLE.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def categories(self) -> frozenset[str]: ...
+    @property
+    def capture(self) -> Capture | None: ...
+    @property
+    def lookahead(self) -> Lookahead: ...
+
+    def run(self, samples: Sequence[Sample]) -> list[list[Finding]]:
+        """What is found in each sample, in order."""
+        ...
+
+    def start(self) -> Any:
+        """The state, immutable, of a stream of which nothing was seen."""
+        ...
+
+    def step(self, state: Any, new: Delta, final: bool) -> StepResult:
+        """Read on: however a text is cut into steps, the findings of all together are those of `run`."""
+        ...
+
+
+class TextCheck:
+    """A check of text alone: `run` is one step over the whole, so that stepping equals it."""
+
+    capture: Capture | None = None
+
+    def run(self, samples: Sequence[Sample]) -> list[list[Finding]]:
+        return [self.step(self.start(), Delta(sample.text), final=True)[1] for sample in samples]
+
+    def start(self) -> Any:
+        raise NotImplementedError
+
+    def step(self, state: Any, new: Delta, final: bool) -> StepResult:
+        raise NotImplementedError
+
+
+REGISTRY: Final[dict[str, str]] = {
+    "patterns": "safety_kit.checks.patterns",
+    "pii": "safety_kit.checks.pii",
+    "secrets": "safety_kit.checks.secrets",
+}
+"""Text checks: type → module with a `build`, loaded when a policy asks for it."""
+
+
+def build(name: str, options: CheckOptions, wanted: frozenset[str]) -> Check:
+    """Build a text check.
+
+    Args:
+        name: Its name in the policy.
+        options: Its options.
+        wanted: Categories for which there are rules; what only serves others need not be made.
+    """
+    check: Check = importlib.import_module(REGISTRY[options.type]).build(name, options, wanted)
+    return check
+
+
+def utf8_safe(text: str) -> str:
+    """The text with lone surrogates replaced one for one, for libraries that take UTF-8; offsets stay."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
+    return text

@@ -1,0 +1,235 @@
+"""Taught categories: linear heads on the model's own activations, all from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from safety_kit import artifacts
+from safety_kit.artifacts import Artifact, Head, decision_score
+from safety_kit.checks.base import Delta, Lookahead, StepResult
+from safety_kit.data import classifiers_dir
+from safety_kit.errors import ArtifactError, MissingArtifact, PolicyError
+from safety_kit.gemma.trace import Capture
+from safety_kit.policy import Policy
+from safety_kit.policy_schema import ProbeOptions
+from safety_kit.types import Finding, Role, Sample, Stage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from safety_kit.gemma.trace import TraceView
+
+Features = Mapping[int, "NDArray[np.float32]"]
+
+
+class Tracer(Protocol):
+    """What a guard needs of a Gemma."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+
+    def trace_texts(
+        self, texts: Sequence[tuple[str | None, str, Role]], capture: Capture
+    ) -> list[list[TraceView]]:
+        """The own tokens of each text, in overlapping windows: (prompt, text, role) → views."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A head, the check of the policy that named it, and the stages at which it is read."""
+
+    check: str
+    head: Head
+    stages: frozenset[Stage]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One head's stream: running totals of its last `window` token scores, the oldest first."""
+
+    totals: NDArray[np.float64]
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    runs: tuple[_Run, ...]
+    characters: int = 0
+    cleared: int = 0
+
+
+class ProbeCheck:
+    """All probes of a guard; scores are calibrated probabilities at the sample's stage."""
+
+    lookahead: Lookahead
+
+    def __init__(self, probes: Sequence[Probe], gemma: Tracer) -> None:
+        self.name = "probe"
+        self.probes = tuple(probes)
+        self.categories = frozenset(probe.head.category for probe in probes)
+        self.capture: Capture | None = Capture(tuple(sorted({b for probe in probes for b in probe.head.blocks})))
+        streamed = [probe.head.stride for probe in probes if Stage.OUTPUT in probe.stages]
+        self.lookahead = 2 * max(streamed, default=0)  # in tokens, hence in characters at the least
+        self._gemma = gemma
+        self._streamed = tuple(probe for probe in probes if Stage.OUTPUT in probe.stages)
+
+    def run(self, samples: Sequence[Sample]) -> list[list[Finding]]:
+        """Score each sample: by its own trace, or by one batched forward for those that have none."""
+        assert self.capture is not None
+        unread = [i for i, sample in enumerate(samples) if sample.trace is None and sample.text]
+        texts = [(samples[i].prompt, samples[i].text, samples[i].role) for i in unread]
+        traced = dict(zip(unread, self._gemma.trace_texts(texts, self.capture), strict=True)) if unread else {}
+        results = []
+        for i, sample in enumerate(samples):
+            views = [sample.trace] if sample.trace is not None else traced.get(i, [])
+            results.append(self._score([view for view in views if len(view)], sample.stage))
+        return results
+
+    def _score(self, views: Sequence[TraceView], stage: Stage) -> list[Finding]:
+        probes = [probe for probe in self.probes if stage in probe.stages]
+        worst: dict[int, tuple[float, int, int, int]] = {}
+        for number, view in enumerate(views):
+            hidden = {b: _floats(view.hidden(b)) for b in sorted({b for probe in probes for b in probe.head.blocks})}
+            features = _by_blocks(probes, hidden)
+            for i, probe in enumerate(probes):
+                head = probe.head
+                scores = head.token_scores(features[head.blocks])
+                score, end = decision_score(scores, head.bias, stage, head.window, head.stride)
+                if not score <= worst.get(i, (-np.inf,))[0]:  # a NaN wins too: the guard refuses it
+                    worst[i] = score, end, len(view), number
+        findings = []
+        for i, (score, end, length, number) in worst.items():
+            window = f", window {number + 1} of {len(views)}" if len(views) > 1 else ""
+            findings.append(_finding(probes[i], score, stage, f"highest reading ends at token {end} of {length}{window}"))
+        return findings
+
+    def start(self) -> _State:
+        return _State(tuple(_Run(np.zeros(1)) for _ in self._streamed))
+
+    def step(self, state: Any, new: Delta, final: bool) -> StepResult:
+        """Read the activations of new reply tokens.
+
+        Raises:
+            ValueError: Text came without activations.
+        """
+        characters = state.characters + len(new.text)
+        features: dict[tuple[int, ...], NDArray[np.float32]] = {}
+        if new.hidden is not None:
+            features = _by_blocks(self._streamed, {b: _floats(values) for b, values in new.hidden.items()})
+        elif new.text:
+            raise ValueError("text came without activations")
+        findings, runs, last = [], [], []
+        for probe, run in zip(self._streamed, state.runs, strict=True):
+            scores = probe.head.token_scores(features[probe.head.blocks]) if features else np.zeros(0, np.float32)
+            run, found, end = _read_on(probe, run, scores, final)
+            runs.append(run)
+            findings += found
+            last.append(end)
+        cleared: int = state.cleared
+        if last and min(last) == max(run.tokens for run in runs):
+            cleared = characters  # every head has read up to the newest token
+        elif last and min(last) > min(run.tokens for run in state.runs):
+            cleared = state.characters
+        return _State(tuple(runs), characters, cleared), findings, characters if final else cleared
+
+
+def _read_on(probe: Probe, run: _Run, scores: NDArray[np.float32], final: bool) -> tuple[_Run, list[Finding], int]:
+    """The new totals, a finding for each reading that ends in the new tokens, and where the last of them ends."""
+    head = probe.head
+    totals = np.concatenate([run.totals, run.totals[-1] + np.cumsum(scores, dtype=np.float64)])
+    tokens = run.tokens + len(scores)
+    first = tokens - len(totals) + 1  # tokens before totals[0]
+    ends = [end for end in range(run.tokens + 1, tokens + 1) if end >= 2 * head.stride and end % head.stride == 0]
+    if final and tokens and (not ends or ends[-1] != tokens):
+        ends.append(tokens)
+    findings = []
+    for end in ends:
+        begin = max(0, end - head.window)
+        score = float(totals[end - first] - totals[begin - first]) / (end - begin) + head.bias
+        findings.append(_finding(probe, score, Stage.OUTPUT, f"reading ends at token {end}"))
+    return _Run(totals[-(head.window + 1) :], tokens), findings, ends[-1] if ends else 0
+
+
+def _finding(probe: Probe, score: float, stage: Stage, detail: str) -> Finding:
+    probability = probe.head.probability(score, stage)
+    return Finding(probe.check, probe.head.category, probability, "calibrated", (), detail)
+
+
+def _floats(hidden: Any) -> NDArray[np.float32]:
+    """A tensor of any float type, or an array, as float32."""
+    if hasattr(hidden, "detach"):
+        hidden = hidden.detach().float().cpu().numpy()
+    return np.asarray(hidden, dtype=np.float32)
+
+
+def _by_blocks(probes: Sequence[Probe], hidden: Features) -> dict[tuple[int, ...], NDArray[np.float32]]:
+    return {
+        blocks: np.concatenate([hidden[b] for b in blocks], axis=1)
+        for blocks in {probe.head.blocks for probe in probes}
+    }
+
+
+def load_probes(
+    policy: Policy, gemma: Tracer | None, folders: Mapping[str, Path]
+) -> tuple[list[Probe], dict[str, Artifact]]:
+    """The probes that a policy names, and their artifacts by check.
+
+    Args:
+        policy: The policy.
+        gemma: The model whose activations are read.
+        folders: Artifact folders by the policy's artifact names, before the kit's own.
+
+    Raises:
+        PolicyError: No model was given, or two checks give one category.
+        MissingArtifact: A classifier was not taught for this model.
+        ArtifactError: A folder cannot be read, was changed, or was taught on another model.
+    """
+    options = {name: entry for name, entry in policy.checks.items() if isinstance(entry, ProbeOptions)}
+    if not options:
+        return [], {}
+    if gemma is None:
+        raise PolicyError(
+            f"The policy {policy.name!r} has probes ({', '.join(options)}), which read a model: "
+            "give the guard a Gemma, or remove them."
+        )
+    loaded = {name: _load(entry, policy, gemma, folders) for name, entry in options.items()}
+    probes: dict[str, Probe] = {}
+    for name, artifact in loaded.items():
+        for category, head in artifact.heads.items():
+            stages = policy.stages_of(category)
+            if not stages:
+                continue
+            if category in probes:
+                raise PolicyError(f"checks.{name}: {category} is given by checks.{probes[category].check} already.")
+            if missing := [str(stage) for stage in stages if stage not in head.calibration]:
+                raise PolicyError(f"checks.{name}: {category} is not calibrated at {missing[0]}; teach it again.")
+            probes[category] = Probe(name, head, stages)
+    return list(probes.values()), loaded
+
+
+def _load(options: ProbeOptions, policy: Policy, gemma: Tracer, folders: Mapping[str, Path]) -> Artifact:
+    name = options.artifact
+    if name in folders:
+        folder = Path(folders[name])
+    elif options.is_folder:
+        folder = policy.folder / name
+    else:
+        folder = classifiers_dir(gemma.name, gemma.digest) / name
+    if not (folder / "manifest.json").is_file():
+        raise MissingArtifact(
+            f"There is no classifier for {name!r} and the model {gemma.name}; "
+            f"teach it with: safety-kit prepare --model {gemma.name}"
+        )
+    artifact = artifacts.load(folder)
+    artifact.check_model(gemma.name, gemma.digest)
+    if artifact.manifest.reading != "causal":
+        raise ArtifactError(f"{folder} has the reading 'alone', which a guard cannot take from a running text; teach it causal.")
+    return artifact

@@ -1,0 +1,34 @@
+"""Where the files that the kit ships are, and where those it makes for a model go."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+
+def data_dir() -> Path:
+    """The shipped data: `safety_kit/_data` in an installed wheel, the checkout's `data/` otherwise."""
+    here = Path(__file__).resolve().parent
+    packaged = here / "_data"
+    return packaged if packaged.is_dir() else here.parent / "data"
+
+
+def cache_dir() -> Path:
+    """The kit's cache folder: `$SAFETY_KIT_CACHE`, else `safety-kit` in the user's cache. It may not exist yet."""
+    if path := os.environ.get("SAFETY_KIT_CACHE"):
+        return Path(path)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "safety-kit"
+
+
+def classifiers_dir(model: str, digest: str) -> Path:
+    """Folder of one model's classifiers, one folder a category: the shipped one for `embedded`, else `prepare`'s cache.
+
+    Args:
+        model: The model's name.
+        digest: The model's digest.
+    """
+    if model == "embedded":
+        return data_dir() / "classifiers"
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-.")[-60:]
+    return cache_dir() / "classifiers" / f"{slug}-{digest[:16]}"

@@ -1,0 +1,22 @@
+"""The Gemma core: the only room that calls the model."""
+
+from safety_kit.gemma.chat import Prompt, render
+from safety_kit.gemma.model import Gemma
+from safety_kit.gemma.sampling import Sampling
+from safety_kit.gemma.steps import Generation, Prefill, Step
+from safety_kit.gemma.tokens import Tokens
+from safety_kit.gemma.trace import Capture, Trace, TraceView
+
+__all__ = [
+    "Capture",
+    "Gemma",
+    "Generation",
+    "Prefill",
+    "Prompt",
+    "Sampling",
+    "Step",
+    "Tokens",
+    "Trace",
+    "TraceView",
+    "render",
+]

@@ -1,0 +1,294 @@
+"""`Gemma`: load, encode, forward. Decoding is in `steps.py`, sources in `sources.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from safety_kit.errors import ModelError, UserError
+from safety_kit.gemma import sources
+from safety_kit.gemma.chat import Prompt, render
+from safety_kit.gemma.steps import Generation, Prefill, Step, generate, prefill, steps
+from safety_kit.gemma.tokens import Tokens, Vocabulary
+from safety_kit.gemma.trace import Capture, Trace, TraceView
+from safety_kit.gemma.trunk import Trunk
+from safety_kit.types import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from safety_kit.gemma.sampling import Sampling
+    from safety_kit.types import Role
+
+TOKEN_BUDGET = 1024
+"""Padded tokens a batch: larger ones gain nothing on a CPU and cost memory."""
+
+WINDOW = 512
+OVERLAP = 128
+"""A text longer than a window is read in overlapping windows: cost stays linear in its length."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Gemma:
+    """A Gemma of any supported family, and the only thing that calls it.
+
+    Attributes:
+        name: What it was loaded by.
+        family: Such as "Gemma 3".
+        trunk: The blocks.
+        vocabulary: The tokenizer.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str = "model"
+    ) -> None:
+        self.name = name
+        self.family = sources.check_family(model.config.model_type, name)
+        self.trunk = Trunk(model.eval())
+        self.vocabulary = Vocabulary(tokenizer)
+        self.model = model
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path = sources.EMBEDDED,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        attn: Literal["sdpa", "eager"] | None = None,
+    ) -> Gemma:
+        """Load a Gemma.
+
+        Args:
+            source: ``embedded`` (Gemma 3 270M, offline), a hub id such as ``google/gemma-3-1b-it``, or a folder.
+            revision: Of a hub model.
+            device: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+            dtype: ``auto`` is float32 on a CPU and bfloat16 elsewhere; float16 overflows in Gemma and is refused.
+            attn: Attention implementation; None is transformers' default (sdpa).
+
+        Raises:
+            ModelError: The model is missing, gated, changed or no supported Gemma; the message says what to do.
+        """
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        if dtype not in {"auto", *_DTYPES}:
+            raise UserError(f"dtype {dtype!r} is not supported: use auto, float32 or bfloat16 (float16 overflows in Gemma).")
+        name = str(source)
+        place = sources.resolve(source)
+        device = _pick_device(device)
+        kind = _DTYPES[dtype] if dtype != "auto" else (torch.float32 if device == "cpu" else torch.bfloat16)
+        options: dict[str, Any] = {"attn_implementation": attn} if attn else {}
+        logging.disable_progress_bar()
+        with warnings.catch_warnings(), ThreadPoolExecutor(1) as pool:
+            warnings.simplefilter("ignore")
+            try:
+                config = AutoConfig.from_pretrained(place, revision=revision)
+                sources.check_family(config.model_type, name)
+                tokenizer = pool.submit(AutoTokenizer.from_pretrained, place, revision=revision)
+                model = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype=kind, **options)
+                gemma = cls(model.to(device), tokenizer.result(), name=name)
+            except ModelError:
+                raise
+            except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+                raise sources.explain_load_failure(error, name) from error
+        return gemma
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> str:
+        """``float32`` or ``bfloat16``."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.trunk.blocks)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.trunk.config.hidden_size)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model was made for."""
+        return int(self.trunk.config.max_position_embeddings)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 that names these weights, whatever float type or device they are loaded in.
+
+        It covers each parameter's name and shape and 64 evenly spaced values of it, rounded to bfloat16: a hash over
+        every byte would take a minute for a 7B model.
+        """
+        total = hashlib.sha256(self.trunk.config.model_type.encode())
+        for name, parameter in sorted(self.trunk.decoder.named_parameters()):
+            flat = parameter.detach().flatten()
+            at = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64).long()
+            values = flat[at.to(flat.device)].to(torch.bfloat16).view(torch.int16).cpu()
+            total.update(f"{name} {tuple(parameter.shape)}".encode() + values.numpy().tobytes())
+        return total.hexdigest()
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a reply."""
+        own = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        ids = own if isinstance(own, list) else [own, self.vocabulary.tokenizer.eos_token_id]
+        turn = [self.vocabulary.control.get(token) for token in ("<end_of_turn>", "<turn|>")]
+        return frozenset(id_ for id_ in [*ids, *turn] if id_ is not None)
+
+    def encode(self, text: str) -> Tokens:
+        """bos and the text as content, which never becomes a control token."""
+        return self.vocabulary.template("<bos>") + self.vocabulary.content(text)
+
+    def render(self, messages: Sequence[Message]) -> Prompt:
+        """A conversation as a prompt; see `safety_kit.gemma.chat` for the folding rule."""
+        return render(messages, self.vocabulary)
+
+    def forward(
+        self,
+        texts: Sequence[Tokens],
+        capture: Capture,
+        *,
+        progress: str | None = None,
+        token_budget: int = TOKEN_BUDGET,
+    ) -> list[Trace]:
+        """One pass per text, batched by length so that a batch holds at most `token_budget` padded tokens.
+
+        It stops after the topmost block that is asked for, and multiplies the output matrix only for the logits asked for.
+
+        Args:
+            texts: Encoded texts; an empty one gives an empty trace.
+            capture: What to keep.
+            progress: Label of a progress bar on stderr (none where that is no terminal).
+            token_budget: Padded tokens a batch.
+
+        Returns:
+            Traces in the order of `texts`.
+
+        Raises:
+            UserError: A block the model does not have, or a text longer than its context.
+        """
+        self._check(capture, max((len(text) for text in texts), default=0))
+        traces: list[Trace | None] = [None if len(text) else Trace((), ()) for text in texts]
+        total = sum(len(text) for text in texts)
+        with tqdm(total=total, desc=progress, unit="tok", disable=None if progress else True, leave=False) as bar:
+            for batch in _batches([len(text) for text in texts], token_budget):
+                for index, trace in zip(batch, self._pass([texts[i] for i in batch], capture), strict=True):
+                    traces[index] = trace
+                bar.update(sum(len(texts[i]) for i in batch))
+        return [trace for trace in traces if trace is not None]
+
+    def _pass(self, texts: list[Tokens], capture: Capture) -> Iterator[Trace]:
+        width = max(len(text) for text in texts)
+        padded = [[*text.ids, *[0] * (width - len(text))] for text in texts]
+        ids = torch.tensor(padded, device=self.device)
+        normed, kept = self.trunk.run(ids, capture.blocks, through=capture.logits != "none")
+        for row, text in enumerate(texts):
+            length = len(text)
+            hidden = {block: states[row, :length].to("cpu", copy=True) for block, states in kept.items()}
+            logits = None
+            if normed is not None:
+                wanted = slice(length - 1, length) if capture.logits == "last" else slice(0, length)
+                logits = self.trunk.logits(normed[row, wanted]).cpu()
+            yield Trace(text.ids, text.offsets, hidden, logits)
+
+    def trace_texts(
+        self,
+        items: Sequence[tuple[str | None, str, Role]],
+        capture: Capture,
+        *,
+        context: Sequence[Message] = (),
+        progress: str | None = None,
+    ) -> list[list[TraceView]]:
+        """Read texts where they would stand in a prompt, each whole: a long one in overlapping windows.
+
+        Args:
+            items: (prompt | None, text, role): a reply comes with the user's message that it answers.
+            capture: What to keep.
+            context: Messages that stand before.
+            progress: Label of a progress bar on stderr.
+
+        Returns:
+            For each item its own tokens as one view a window, offsets pointing into the raw text; none for a text without tokens.
+        """
+        pieces: list[Tokens] = []
+        places: list[tuple[int, int, int]] = []
+        for index, (prompt, text, role) in enumerate(items):
+            before = [*context, *([Message("user", prompt)] if prompt is not None else [])]
+            rendered = self.render([*before, Message(role, text)])
+            start, stop = rendered.ranges[-1]
+            head = _slice(rendered.tokens, 0, start)
+            if len(head) > WINDOW:  # keep bos and what stands nearest
+                head = _slice(head, 0, 1) + _slice(head, len(head) - WINDOW, len(head))
+            at = start
+            while at < stop:
+                end = min(stop, at + WINDOW)
+                pieces.append(head + _slice(rendered.tokens, at, end))
+                places.append((index, len(head), len(pieces[-1])))
+                at = stop if end == stop else end - OVERLAP
+        views: list[list[TraceView]] = [[] for _ in items]
+        for trace, (index, start, stop) in zip(self.forward(pieces, capture, progress=progress), places, strict=True):
+            views[index].append(trace.view(start, stop))
+        return views
+
+    def prefill(self, prompt: Prompt, capture: Capture = Capture(), *, reuse: Prefill | None = None) -> Prefill:  # noqa: B008
+        """Read a prompt once: its activations go to the probes, its KV cache on to `steps`."""
+        self._check(capture, len(prompt.tokens))
+        return prefill(self.trunk, prompt, capture, reuse)
+
+    def steps(
+        self, prompt: Prompt | Prefill, sampling: Sampling, capture: Capture = Capture()  # noqa: B008
+    ) -> Iterator[Step]:
+        """Decode with a KV cache, one `Step` a token; `capture.blocks` gives each step its own token's activations."""
+        start = prompt if isinstance(prompt, Prefill) else self.prefill(prompt)
+        self._check(capture, 0)
+        return steps(self, start, sampling, capture)
+
+    def generate(self, prompt: Prompt | Prefill, sampling: Sampling) -> Generation:
+        """The drained `steps`."""
+        return generate(self.steps(prompt, sampling))
+
+    def _check(self, capture: Capture, length: int) -> None:
+        wrong = [block for block in capture.blocks if not 0 <= block < self.n_blocks]
+        if wrong:
+            raise UserError(f"{self.name} has blocks 0 to {self.n_blocks - 1}; block {wrong[0]} was asked for.")
+        if length > self.context_length:
+            raise UserError(f"The text has {length} tokens; {self.name} reads at most {self.context_length}.")
+
+
+def _slice(tokens: Tokens, start: int, stop: int) -> Tokens:
+    return Tokens(tokens.ids[start:stop], tokens.offsets[start:stop])
+
+
+def _batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
+    """Indices of non-empty texts, longest first, so that width × count stays within the budget."""
+    batch: list[int] = []
+    for index in sorted((i for i, n in enumerate(lengths) if n), key=lengths.__getitem__, reverse=True):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _pick_device(device: str) -> str:
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

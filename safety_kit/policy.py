@@ -1,0 +1,179 @@
+"""A policy: which checks are made, and what is done about what they find."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from safety_kit.data import data_dir
+from safety_kit.errors import PolicyError
+from safety_kit.policy_schema import CheckOptions, PolicyFile, RuleOptions, covers, read
+from safety_kit.types import Action, Finding, Stage
+
+FormKind: TypeAlias = Literal["mask", "hash", "pseudonymise", "replace"]
+
+DEFAULT_MESSAGE = "This text was withheld by the safety policy."
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a redacted span is written: `text` is the replacement of the kind ``replace``."""
+
+    kind: FormKind = "mask"
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What is done about one category at some stages.
+
+    Attributes:
+        category: A category, or a family such as ``pii.*``.
+        stages: Where the rule holds.
+        action: What is done.
+        threshold: In (0, 1): the rule fires above it. None: any finding fires, unless `max_fpr` is set.
+        max_fpr: In (0, 1): the false-positive rate that a guard turns into a threshold.
+        form: How a redact rule writes.
+    """
+
+    category: str
+    stages: frozenset[Stage]
+    action: Action
+    threshold: float | None = None
+    max_fpr: float | None = None
+    form: Form = Form()
+
+    def fires(self, finding: Finding, stage: Stage) -> bool:
+        """Whether this finding at this stage sets the rule off."""
+        if stage not in self.stages or not covers(self.category, finding.category):
+            return False
+        if self.max_fpr is not None and self.threshold is None:
+            raise PolicyError(f"The rule for {self.category} has no threshold yet; a Guard resolves max_fpr.")
+        return self.threshold is None or finding.score_kind == "rule" or finding.score > self.threshold
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A validated policy.
+
+    Attributes:
+        name: Its name.
+        on_error: What a fault does; FLAG or BLOCK.
+        checks: Options of each check, by its name.
+        rules: In the file's order.
+        messages: Shown instead of a blocked text, by category; ``default`` for the others.
+        folder: What artifact folders are relative to.
+        content: The file as canonical JSON, comments and order of keys left out.
+    """
+
+    name: str
+    on_error: Action
+    checks: Mapping[str, CheckOptions]
+    rules: tuple[Rule, ...]
+    messages: Mapping[str, str]
+    folder: Path
+    content: str
+
+    @classmethod
+    def load(cls, source: Path | str = "default") -> Policy:
+        """Read a policy from a file, or the shipped one by the name ``default``.
+
+        Raises:
+            PolicyError: The file is missing, unreadable or not a valid policy.
+        """
+        path = data_dir() / "policies" / "default.yaml" if source == "default" else Path(source)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise PolicyError(f"The policy {path} cannot be read; name a YAML file or use 'default'.") from error
+        try:
+            return cls.parse(text, path.parent)
+        except PolicyError as error:
+            raise PolicyError(f"{path}: {error}") from error
+
+    @classmethod
+    def parse(cls, text: str, folder: Path | str = ".") -> Policy:
+        """Read a policy from YAML text.
+
+        Args:
+            text: The YAML.
+            folder: What artifact folders are relative to.
+
+        Raises:
+            PolicyError: In one or two sentences with the place and the remedy.
+        """
+        file = read(text)
+        return cls(
+            name=file.name,
+            on_error=Action[file.on_error.upper()],
+            checks=dict(file.checks),
+            rules=tuple(_rule(options) for options in file.rules),
+            messages=dict(file.messages),
+            folder=Path(folder),
+            content=_canonical(file.model_dump(mode="json")),
+        )
+
+    @staticmethod
+    def json_schema() -> dict[str, Any]:
+        """JSON Schema of the file, for editors."""
+        return PolicyFile.model_json_schema()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content alone; a verdict carries `digest_with`'s."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+    def digest_with(self, artifacts: Mapping[str, str]) -> str:
+        """SHA-256 over the content, the artifacts' digests by check, and the rules' resolved thresholds."""
+        thresholds = [[rule.category, sorted(rule.stages), rule.threshold] for rule in self.rules]
+        return hashlib.sha256(_canonical([self.content, dict(artifacts), thresholds]).encode()).hexdigest()
+
+    def resolved(self, threshold_for: Callable[[str, float, Stage], float]) -> Policy:
+        """The same policy with a threshold for every `max_fpr`, a rule a stage.
+
+        Args:
+            threshold_for: Category, rate, stage → probability.
+        """
+        rules: list[Rule] = []
+        for rule in self.rules:
+            if rule.max_fpr is None:
+                rules.append(rule)
+                continue
+            for stage in sorted(rule.stages):
+                threshold = threshold_for(rule.category, rule.max_fpr, stage)
+                rules.append(replace(rule, stages=frozenset({stage}), threshold=threshold))
+        return replace(self, rules=tuple(rules))
+
+    def stages_of(self, category: str) -> frozenset[Stage]:
+        """Stages at which any rule asks for a category."""
+        return frozenset(stage for rule in self.rules if covers(rule.category, category) for stage in rule.stages)
+
+    def rule_for(self, finding: Finding, stage: Stage) -> Rule | None:
+        """The strongest rule that a finding sets off; the first of equals."""
+        return max((r for r in self.rules if r.fires(finding, stage)), key=lambda rule: rule.action, default=None)
+
+    def decide(self, findings: Sequence[Finding], stage: Stage) -> tuple[Action, tuple[Finding, ...], Rule | None]:
+        """What is done about a text: the strongest action, the findings that set off a rule, and the deciding rule."""
+        fired = [(finding, rule) for finding in findings if (rule := self.rule_for(finding, stage))]
+        strongest = max((rule for _, rule in fired), key=lambda rule: rule.action, default=None)
+        return strongest.action if strongest else Action.ALLOW, tuple(f for f, _ in fired), strongest
+
+
+def _rule(options: RuleOptions) -> Rule:
+    form = options.form or "mask"
+    return Rule(
+        options.category,
+        frozenset(Stage(stage) for stage in options.stages),
+        Action[options.action.upper()],
+        options.threshold,
+        options.max_fpr,
+        Form(form) if isinstance(form, str) else Form("replace", form.replace),
+    )
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))

@@ -1,0 +1,237 @@
+"""The policy file: strict YAML, checked by pydantic; faults become one sentence that names the place and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from safety_kit.catalogue import COUNTRIES, pii_categories, secret_categories
+from safety_kit.errors import PolicyError
+
+Probability = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ProbeOptions(_Strict):
+    """A taught category: reads the model's activations.
+
+    `artifact` is a bare name (the kit's own classifier for the model in use) or, with a slash or a dot, a folder relative
+    to the policy file.
+    """
+
+    type: Literal["probe"]
+    artifact: str = Field(min_length=1)
+
+    @property
+    def is_folder(self) -> bool:
+        return "/" in self.artifact or "." in self.artifact or "\\" in self.artifact
+
+
+class PatternsOptions(_Strict):
+    """Keywords and linear-time regular expressions (RE2 syntax).
+
+    A regex match longer than `max_length` characters may be found in parts.
+    """
+
+    type: Literal["patterns"]
+    category: str | None = None
+    keywords: tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...] = ()
+    regexes: tuple[str, ...] = ()
+    ignore_case: bool = True
+    whole_words: bool = True
+    max_length: int = Field(default=128, ge=16, le=4096)
+
+    @field_validator("regexes")
+    @classmethod
+    def _compile(cls, regexes: tuple[str, ...]) -> tuple[str, ...]:
+        import re2
+
+        quiet = re2.Options()
+        quiet.log_errors = False
+        for number, regex in enumerate(regexes):
+            try:
+                empty = re2.compile(regex, quiet).search("") is not None
+            except (re2.error, UnicodeEncodeError) as error:
+                raise ValueError(f"number {number} does not compile as RE2 (no look-around, no back-references)") from error
+            if empty:
+                raise ValueError(f"number {number} matches the empty string; make it match at least one character")
+        return regexes
+
+    @model_validator(mode="after")
+    def _something(self) -> PatternsOptions:
+        if not self.keywords and not self.regexes:
+            raise ValueError("name at least one keyword or regex")
+        return self
+
+
+class PiiOptions(_Strict):
+    """Personal data: e-mail, phone, card, IBAN, IP …, and the identity numbers of the countries named."""
+
+    type: Literal["pii"]
+    countries: tuple[Literal[tuple(COUNTRIES)], ...] = ("us", "uk")  # type: ignore[valid-type]
+
+
+class SecretsOptions(_Strict):
+    """API keys, tokens, private keys."""
+
+    type: Literal["secrets"]
+
+
+CheckOptions = Annotated[ProbeOptions | PatternsOptions | PiiOptions | SecretsOptions, Field(discriminator="type")]
+
+
+class ReplaceForm(_Strict):
+    """Redact with a fixed text."""
+
+    replace: str
+
+
+FormName = Literal["mask", "hash", "pseudonymise"]
+
+
+class RuleOptions(_Strict):
+    """What is done about one category at some stages."""
+
+    category: str = Field(min_length=1)
+    stages: tuple[Literal["input", "output"], ...] = Field(default=("input", "output"), min_length=1)
+    action: Literal["flag", "redact", "block"]
+    threshold: Probability | None = None
+    max_fpr: Probability | None = None
+    form: FormName | ReplaceForm | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RuleOptions:
+        if self.form is not None and self.action != "redact":
+            raise ValueError("a form belongs to a redact rule; remove it or set action: redact")
+        return self
+
+
+class PolicyFile(_Strict):
+    """The whole file."""
+
+    version: Literal[1]
+    name: str = Field(min_length=1)
+    on_error: Literal["block", "flag"] = "block"
+    checks: dict[str, CheckOptions] = Field(min_length=1)
+    rules: tuple[RuleOptions, ...] = Field(min_length=1)
+    messages: dict[str, str] = Field(default_factory=dict)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise PolicyError(f"line {key.start_mark.line + 1}: the key {key.value!r} is given twice; remove one of them.")
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read(text: str) -> PolicyFile:
+    """Parse and check a policy file.
+
+    Raises:
+        PolicyError: With the place and the remedy.
+    """
+    try:
+        content = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        raise PolicyError(f"{place}this is no valid YAML ({getattr(error, 'problem', None) or 'unreadable'}).") from error
+    if not isinstance(content, dict):
+        raise PolicyError("A policy is a mapping with version, name, checks and rules; see data/policies/default.yaml.")
+    try:
+        file = PolicyFile.model_validate(content)
+    except ValidationError as error:
+        raise PolicyError(_sentence(error)) from error
+    _check_rules(file)
+    return file
+
+
+def _sentence(error: ValidationError) -> str:
+    fault = error.errors(include_url=False, include_input=False)[0]
+    loc = list(fault["loc"])
+    if loc[:1] == ["checks"] and len(loc) > 3:
+        del loc[2]  # pydantic's tag of the union
+    if "form" in loc:
+        loc = loc[: loc.index("form") + 1]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".") or "policy"
+    context = fault.get("ctx", {})
+    match fault["type"]:
+        case "extra_forbidden":
+            return f"{place}: unknown key; correct its spelling or remove it."
+        case "missing":
+            return f"{place}: is missing."
+        case "union_tag_invalid":
+            return f"{place}.type: unknown check type; use one of {context['expected_tags']}."
+        case "union_tag_not_found":
+            return f"{place}.type: is missing."
+        case "literal_error" if loc[-1] != "form":
+            return f"{place}: use {context['expected']}."
+        case _ if "form" in loc:
+            return f"{place}: use mask, hash, pseudonymise or {{replace: 'text'}}."
+        case "value_error":
+            return f"{place}: {context['error']}."
+        case _ if loc[-1:] in (["threshold"], ["max_fpr"]):
+            return f"{place}: use a number between 0 and 1, both excluded."
+        case _:
+            return f"{place}: {fault['msg'][:1].lower()}{fault['msg'][1:]}."
+
+
+def given_by(name: str, options: CheckOptions) -> frozenset[str] | None:
+    """Categories that a check gives; None where only the artifact's folder knows."""
+    match options:
+        case ProbeOptions():
+            return None if options.is_folder else frozenset({options.artifact})
+        case PatternsOptions():
+            return frozenset({options.category or name})
+        case PiiOptions():
+            return pii_categories(options.countries)
+        case SecretsOptions():
+            return secret_categories()
+
+
+def covers(pattern: str, category: str) -> bool:
+    """Whether a rule's category names this one: `pii.*` names all that begin with `pii.`."""
+    return category.startswith(pattern[:-1]) if pattern.endswith(".*") else pattern == category
+
+
+def _check_rules(file: PolicyFile) -> None:
+    given = {name: given_by(name, options) for name, options in file.checks.items()}
+    for number, rule in enumerate(file.rules):
+        exact = {c for categories in given.values() for c in categories or () if covers(rule.category, c)}
+        kinds = {file.checks[n].type for n, found in given.items() if any(covers(rule.category, c) for c in found or ())}
+        if not exact:
+            if None not in given.values():
+                raise PolicyError(
+                    f"rules[{number}].category: no check gives {rule.category!r}; add a check for it or correct the name."
+                )
+            kinds = {"probe"}
+        check_rule(rule, number, "probe" in kinds)
+    categories = {rule.category for rule in file.rules}
+    for key in file.messages:
+        if key != "default" and not any(covers(category, key) for category in categories):
+            raise PolicyError(f"messages.{key}: no rule names this category; correct the name or remove the message.")
+
+
+def check_rule(rule: RuleOptions, number: int, probe: bool) -> None:
+    """Refuse a rule that does not fit what scores its category."""
+    place = f"rules[{number}]"
+    if not probe:
+        if rule.max_fpr is not None:
+            raise PolicyError(f"{place}.max_fpr: only a probe's category has calibrated rates; remove it or use threshold.")
+        return
+    if rule.action == "redact":
+        raise PolicyError(f"{place}.action: a probe has no exact span to redact; use flag or block for {rule.category!r}.")
+    if (rule.threshold is None) == (rule.max_fpr is None):
+        raise PolicyError(f"{place}: a probe's category needs exactly one of threshold and max_fpr.")
