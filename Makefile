@@ -23,8 +23,9 @@ setup: $(READY) ## make .venv with everything, pinned by constraints.txt (TORCH=
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11" >&2; exit 2; }
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	@echo "Setting up $(VENV): $(TORCH) first, then the rest (a few minutes the first time)"
 	$(PY) -m pip install --quiet "$(TORCH)"
 	$(PY) -m pip install --quiet -c $(VENV)/constraints.txt -e '.[all]'
 	@touch $@

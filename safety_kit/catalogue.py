@@ -67,7 +67,11 @@ PII: Final[dict[str, tuple[str | None, str, str]]] = {
     "us_medical_license": ("us", "medical_license_recognizer", "MedicalLicenseRecognizer"),
     "us_bank_number": ("us", "us_bank_recognizer", "UsBankRecognizer"),
     "us_driver_license": ("us", "us_driver_license_recognizer", "UsLicenseRecognizer"),
-    "us_health_insurance_member_id": ("us", "us_health_insurance_member_id_recognizer", "UsHealthInsuranceMemberIdRecognizer"),
+    "us_health_insurance_member_id": (
+        "us",
+        "us_health_insurance_member_id_recognizer",
+        "UsHealthInsuranceMemberIdRecognizer",
+    ),
     "us_itin": ("us", "us_itin_recognizer", "UsItinRecognizer"),
     "us_mbi": ("us", "us_mbi_recognizer", "UsMbiRecognizer"),
     "us_passport": ("us", "us_passport_recognizer", "UsPassportRecognizer"),

@@ -1,10 +1,11 @@
-"""Where the files that the kit ships are, and where those it makes for a model go."""
+"""Where the files that the kit ships are, and where a model's classifiers are."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
+
+from safety_kit.cache import cache_dir
 
 
 def data_dir() -> Path:
@@ -12,13 +13,6 @@ def data_dir() -> Path:
     here = Path(__file__).resolve().parent
     packaged = here / "_data"
     return packaged if packaged.is_dir() else here.parent / "data"
-
-
-def cache_dir() -> Path:
-    """The kit's cache folder: `$SAFETY_KIT_CACHE`, else `safety-kit` in the user's cache. It may not exist yet."""
-    if path := os.environ.get("SAFETY_KIT_CACHE"):
-        return Path(path)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "safety-kit"
 
 
 def classifiers_dir(model: str, digest: str) -> Path:

@@ -21,8 +21,8 @@ class _Strict(BaseModel):
 class ProbeOptions(_Strict):
     """A taught category: reads the model's activations.
 
-    `artifact` is a bare name (the kit's own classifier for the model in use) or, with a slash or a dot, a folder relative
-    to the policy file.
+    `artifact` is a bare name (the kit's own classifier for the model in use) or, with a slash or a dot, a folder
+    relative to the policy file.
     """
 
     type: Literal["probe"]
@@ -58,7 +58,7 @@ class PatternsOptions(_Strict):
             try:
                 empty = re2.compile(regex, quiet).search("") is not None
             except (re2.error, UnicodeEncodeError) as error:
-                raise ValueError(f"number {number} does not compile as RE2 (no look-around, no back-references)") from error
+                raise ValueError(f"number {number} does not compile as RE2 (which has no look-around)") from error
             if empty:
                 raise ValueError(f"number {number} matches the empty string; make it match at least one character")
         return regexes
@@ -129,9 +129,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise PolicyError(f"line {key.start_mark.line + 1}: the key {key.value!r} is given twice; remove one of them.")
-            if isinstance(key.value, str):
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                line = key.start_mark.line + 1
+                raise PolicyError(f"line {line}: the key {key.value!r} is given twice; remove one of them.")
+            if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -144,10 +145,11 @@ def read(text: str) -> PolicyFile:
     """
     try:
         content = yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
-        raise PolicyError(f"{place}this is no valid YAML ({getattr(error, 'problem', None) or 'unreadable'}).") from error
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise PolicyError(f"{place}this is no valid YAML ({problem}); correct it.") from error
     if not isinstance(content, dict):
         raise PolicyError("A policy is a mapping with version, name, checks and rules; see data/policies/default.yaml.")
     try:
@@ -176,6 +178,8 @@ def _sentence(error: ValidationError) -> str:
             return f"{place}.type: unknown check type; use one of {context['expected_tags']}."
         case "union_tag_not_found":
             return f"{place}.type: is missing."
+        case "string_type":
+            return f"{place}: must be a text; put it in quotes."
         case "literal_error" if loc[-1] != "form":
             return f"{place}: use {context['expected']}."
         case _ if "form" in loc:
@@ -210,28 +214,36 @@ def _check_rules(file: PolicyFile) -> None:
     given = {name: given_by(name, options) for name, options in file.checks.items()}
     for number, rule in enumerate(file.rules):
         exact = {c for categories in given.values() for c in categories or () if covers(rule.category, c)}
-        kinds = {file.checks[n].type for n, found in given.items() if any(covers(rule.category, c) for c in found or ())}
-        if not exact:
-            if None not in given.values():
-                raise PolicyError(
-                    f"rules[{number}].category: no check gives {rule.category!r}; add a check for it or correct the name."
-                )
-            kinds = {"probe"}
-        check_rule(rule, number, "probe" in kinds)
+        probe = not exact or any(
+            file.checks[name].type == "probe" and exact & (found or frozenset()) for name, found in given.items()
+        )
+        place = f"rules[{number}]"
+        if not exact and None not in given.values():
+            raise PolicyError(
+                f"{place}.category: no check gives {rule.category!r}; add a check for it or correct the name."
+            )
+        check_rule(place, rule.category, rule.action == "redact", rule.threshold, rule.max_fpr, probe)
     categories = {rule.category for rule in file.rules}
     for key in file.messages:
         if key != "default" and not any(covers(category, key) for category in categories):
             raise PolicyError(f"messages.{key}: no rule names this category; correct the name or remove the message.")
 
 
-def check_rule(rule: RuleOptions, number: int, probe: bool) -> None:
-    """Refuse a rule that does not fit what scores its category."""
-    place = f"rules[{number}]"
+def check_rule(
+    place: str, category: str, redact: bool, threshold: float | None, max_fpr: float | None, probe: bool
+) -> None:
+    """Refuse a rule that does not fit what scores its category: a probe, or not.
+
+    Raises:
+        PolicyError: With the place and the remedy.
+    """
     if not probe:
-        if rule.max_fpr is not None:
-            raise PolicyError(f"{place}.max_fpr: only a probe's category has calibrated rates; remove it or use threshold.")
+        if max_fpr is not None:
+            raise PolicyError(f"{place}.max_fpr: only a probe's category has rates; remove it or use threshold.")
         return
-    if rule.action == "redact":
-        raise PolicyError(f"{place}.action: a probe has no exact span to redact; use flag or block for {rule.category!r}.")
-    if (rule.threshold is None) == (rule.max_fpr is None):
+    if category.endswith(".*"):
+        raise PolicyError(f"{place}.category: name each probe's category by itself, not as {category!r}.")
+    if redact:
+        raise PolicyError(f"{place}.action: a probe has no exact span to redact; use flag or block for {category!r}.")
+    if (threshold is None) == (max_fpr is None):
         raise PolicyError(f"{place}: a probe's category needs exactly one of threshold and max_fpr.")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from safety_kit.gemma.trace import Capture
 from safety_kit.policy_schema import CheckOptions
 from safety_kit.types import Finding, Sample
+
+if TYPE_CHECKING:
+    from safety_kit.gemma.trace import Capture  # at run time this would load torch
 
 WHOLE: Final = "whole"
 """Lookahead of a check that clears nothing before the text's end."""
@@ -27,7 +29,7 @@ class Delta:
 
     Attributes:
         text: The new characters; empty for a token that ends none.
-        hidden: For each captured block the n × d activations of the tokens whose text this is, or None.
+        hidden: For each captured block the n x d activations of the tokens whose text this is, or None.
     """
 
     text: str

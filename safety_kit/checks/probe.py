@@ -35,9 +35,7 @@ class Tracer(Protocol):
     @property
     def digest(self) -> str: ...
 
-    def trace_texts(
-        self, texts: Sequence[tuple[str | None, str, Role]], capture: Capture
-    ) -> list[list[TraceView]]:
+    def trace_texts(self, texts: Sequence[tuple[str | None, str, Role]], capture: Capture, /) -> list[list[TraceView]]:
         """The own tokens of each text, in overlapping windows: (prompt, text, role) → views."""
         ...
 
@@ -57,11 +55,13 @@ class _Run:
 
     totals: NDArray[np.float64]
     tokens: int = 0
+    read: int = 0  # where the last reading ended
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
     runs: tuple[_Run, ...]
+    tokens: int = 0
     characters: int = 0
     cleared: int = 0
 
@@ -76,10 +76,10 @@ class ProbeCheck:
         self.probes = tuple(probes)
         self.categories = frozenset(probe.head.category for probe in probes)
         self.capture: Capture | None = Capture(tuple(sorted({b for probe in probes for b in probe.head.blocks})))
-        streamed = [probe.head.stride for probe in probes if Stage.OUTPUT in probe.stages]
-        self.lookahead = 2 * max(streamed, default=0)  # in tokens, hence in characters at the least
         self._gemma = gemma
         self._streamed = tuple(probe for probe in probes if Stage.OUTPUT in probe.stages)
+        # Given in tokens, which are a character each at the least.
+        self.lookahead = 2 * max((probe.head.stride for probe in self._streamed), default=0)
 
     def run(self, samples: Sequence[Sample]) -> list[list[Finding]]:
         """Score each sample: by its own trace, or by one batched forward for those that have none."""
@@ -108,7 +108,8 @@ class ProbeCheck:
         findings = []
         for i, (score, end, length, number) in worst.items():
             window = f", window {number + 1} of {len(views)}" if len(views) > 1 else ""
-            findings.append(_finding(probes[i], score, stage, f"highest reading ends at token {end} of {length}{window}"))
+            detail = f"highest reading ends at token {end} of {length}{window}"
+            findings.append(_finding(probes[i], score, stage, detail))
         return findings
 
     def start(self) -> _State:
@@ -126,23 +127,24 @@ class ProbeCheck:
             features = _by_blocks(self._streamed, {b: _floats(values) for b, values in new.hidden.items()})
         elif new.text:
             raise ValueError("text came without activations")
-        findings, runs, last = [], [], []
+        tokens = state.tokens + (len(next(iter(features.values()))) if features else 0)
+        findings, runs = [], []
         for probe, run in zip(self._streamed, state.runs, strict=True):
             scores = probe.head.token_scores(features[probe.head.blocks]) if features else np.zeros(0, np.float32)
-            run, found, end = _read_on(probe, run, scores, final)
+            run, found = _read_on(probe, run, scores, final)
             runs.append(run)
             findings += found
-            last.append(end)
+        read = min((run.read for run in runs), default=tokens)
         cleared: int = state.cleared
-        if last and min(last) == max(run.tokens for run in runs):
-            cleared = characters  # every head has read up to the newest token
-        elif last and min(last) > min(run.tokens for run in state.runs):
+        if final or read == tokens:
+            cleared = characters
+        elif read >= state.tokens:  # a reading within these tokens clears what stood before them
             cleared = state.characters
-        return _State(tuple(runs), characters, cleared), findings, characters if final else cleared
+        return _State(tuple(runs), tokens, characters, cleared), findings, cleared
 
 
-def _read_on(probe: Probe, run: _Run, scores: NDArray[np.float32], final: bool) -> tuple[_Run, list[Finding], int]:
-    """The new totals, a finding for each reading that ends in the new tokens, and where the last of them ends."""
+def _read_on(probe: Probe, run: _Run, scores: NDArray[np.float32], final: bool) -> tuple[_Run, list[Finding]]:
+    """The new totals, and a finding for each reading that ends in the new tokens."""
     head = probe.head
     totals = np.concatenate([run.totals, run.totals[-1] + np.cumsum(scores, dtype=np.float64)])
     tokens = run.tokens + len(scores)
@@ -155,7 +157,7 @@ def _read_on(probe: Probe, run: _Run, scores: NDArray[np.float32], final: bool) 
         begin = max(0, end - head.window)
         score = float(totals[end - first] - totals[begin - first]) / (end - begin) + head.bias
         findings.append(_finding(probe, score, Stage.OUTPUT, f"reading ends at token {end}"))
-    return _Run(totals[-(head.window + 1) :], tokens), findings, ends[-1] if ends else 0
+    return _Run(totals[-(head.window + 1) :], tokens, ends[-1] if ends else run.read), findings
 
 
 def _finding(probe: Probe, score: float, stage: Stage, detail: str) -> Finding:
@@ -231,5 +233,8 @@ def _load(options: ProbeOptions, policy: Policy, gemma: Tracer, folders: Mapping
     artifact = artifacts.load(folder)
     artifact.check_model(gemma.name, gemma.digest)
     if artifact.manifest.reading != "causal":
-        raise ArtifactError(f"{folder} has the reading 'alone', which a guard cannot take from a running text; teach it causal.")
+        raise ArtifactError(
+            f"The classifier in {folder} has the reading 'alone', which a guard cannot take from a running text; "
+            "teach it with the causal reading."
+        )
     return artifact

@@ -62,16 +62,16 @@ def render(messages: Sequence[Message], vocabulary: Vocabulary) -> Prompt:
     folded = turns(messages)
     plain = not vocabulary.tokenizer.chat_template
     pieces = _plain(folded) if plain else _templated(folded, vocabulary)
-    # "User:" is followed by " Hello" as one token, so in the plain form the space belongs to the content's encoding.
-    lead = " " if plain else ""
-    trimmed = [message.content.strip() for message in messages]
-    lost = [len(m.content) - len(m.content.lstrip()) for m in messages]
-    encoded = vocabulary.contents([lead + text if text else "" for text in trimmed])
+    # "User:" is followed by " Hello" as one token, so in the plain form that space belongs to the content's encoding.
+    opens = {indices[0] for _, indices in folded if indices} if plain else set()
+    leads = [" " if index in opens and message.content.strip() else "" for index, message in enumerate(messages)]
+    lost = [len(message.content) - len(message.content.lstrip()) for message in messages]
+    encoded = vocabulary.contents([lead + m.content.strip() for lead, m in zip(leads, messages, strict=True)])
     tokens = vocabulary.template(pieces[0])
     ranges = []
     for index, piece in enumerate(pieces[1:]):
         start = len(tokens)
-        tokens += encoded[index].shifted(lost[index] - len(lead))
+        tokens += encoded[index].shifted(lost[index] - len(leads[index]))
         ranges.append((start, len(tokens)))
         tokens += vocabulary.template(piece)
     return Prompt(tokens, tuple(ranges), ("\nUser:",) if plain else (), strip_start=plain)

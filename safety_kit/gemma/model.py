@@ -105,6 +105,10 @@ class Gemma:
                 raise sources.explain_load_failure(error, name) from error
         return gemma
 
+    def __deepcopy__(self, _memo: object) -> Gemma:
+        """Itself: nothing in it changes, and scikit-learn's `clone` copies parameters."""
+        return self
+
     @property
     def device(self) -> torch.device:
         return self.model.device

@@ -1,0 +1,173 @@
+"""`safety-kit policy`: check a policy, show it, and add a taught category to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from safety_kit import console
+from safety_kit.commands.models import Json
+from safety_kit.errors import ArtifactError, PolicyError
+from safety_kit.types import Stage
+
+if TYPE_CHECKING:
+    from safety_kit.artifacts import Artifact
+    from safety_kit.policy import Policy, Rule
+    from safety_kit.policy_schema import CheckOptions
+
+app = typer.Typer(help="Check, show and extend policies.", no_args_is_help=True)
+
+File = Annotated[str, typer.Argument(metavar="POLICY", help="A YAML file, or default.")]
+
+
+@app.command()
+def validate(policy: File, as_json: Json = False) -> int:
+    """Check a policy.
+
+    Exit 0 where it can be enforced as written, 2 with the place and the remedy where not.
+    """
+    from safety_kit import artifacts
+    from safety_kit.policy import Policy
+    from safety_kit.policy_schema import ProbeOptions
+
+    read = Policy.load(policy)
+    for options in read.checks.values():
+        if isinstance(options, ProbeOptions) and options.is_folder:
+            artifacts.load(read.folder / options.artifact)
+    if as_json:
+        console.emit({"valid": True, "name": read.name, "digest": read.digest})
+    else:
+        counts = f"{len(read.checks)} checks, {len(read.rules)} rules"
+        print(console.safe(f"{read.name}: {counts}, digest {read.digest[:12]}"))
+    return 0
+
+
+@app.command()
+def show(
+    policy: File,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the file: the start of one of your own.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Show what a policy looks for and what it does about it."""
+    from safety_kit.data import data_dir
+    from safety_kit.policy import Policy
+
+    read = Policy.load(policy)
+    if as_json:
+        console.emit({**json.loads(read.content), "digest": read.digest})
+    elif as_yaml:
+        path = data_dir() / "policies" / "default.yaml" if policy == "default" else Path(policy)
+        print(path.read_text(encoding="utf-8"), end="")
+    else:
+        _show(read)
+    return 0
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON Schema of policy files, for an editor."""
+    from safety_kit.policy import Policy
+
+    console.emit(Policy.json_schema())
+    return 0
+
+
+@app.command()
+def add(
+    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="The YAML file to extend.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A classifier folder that `train` wrote.")],
+    category: Annotated[
+        str | None, typer.Option("--category", help="One of its categories, where it has several.")
+    ] = None,
+    stage: Annotated[Stage | None, typer.Option("--stage", help="input or output; both by default.")] = None,
+    action: Annotated[str, typer.Option("--action", help="block or flag.")] = "block",
+    max_fpr: Annotated[
+        float | None, typer.Option("--max-fpr", help="Share of harmless texts it may hit; 0.01 by default.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Or: a probability above which it acts.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Add a taught category to a policy.
+
+    A check and a rule are written into the file's own text; its comments stay.
+    """
+    from safety_kit.commands import policy_edit
+    from safety_kit.data import data_dir
+
+    if max_fpr is not None and threshold is not None:
+        raise PolicyError("Give --max-fpr or --threshold, not both.")
+    if action not in ("block", "flag"):
+        raise PolicyError("--action is block or flag.")
+    if str(policy) == "default" or policy.resolve().is_relative_to(data_dir().resolve()):
+        raise PolicyError(
+            "The shipped policy stays as it is; start one of your own: "
+            "safety-kit policy show default --yaml > policy.yaml"
+        )
+    artifact, name = _artifact(folder, category)
+    stages = [stage] if stage else list(Stage)
+    if threshold is None:
+        max_fpr = 0.01 if max_fpr is None else max_fpr
+        for at in stages:
+            artifact.heads[name].threshold_for(max_fpr, at)  # refuses a rate that its examples cannot support
+    policy_edit.add_probe(
+        policy, folder, name, stages, cast("Literal['block', 'flag']", action), max_fpr=max_fpr, threshold=threshold
+    )
+    if as_json:
+        console.emit({"policy": str(policy), "check": name, "stages": [at.value for at in stages]})
+    else:
+        print(console.safe(f'{policy}: {name} is checked now. Try: safety-kit check --policy {policy} "a text"'))
+    return 0
+
+
+def _artifact(folder: Path, category: str | None) -> tuple[Artifact, str]:
+    from safety_kit import artifacts
+
+    artifact = artifacts.load(folder)
+    taught = list(artifact.heads)
+    if artifact.manifest.reading != "causal":
+        raise ArtifactError(f"{folder} has the reading 'alone'; a guard needs one taught with --reading causal.")
+    if category is None and len(taught) > 1:
+        raise ArtifactError(f"{folder} has several categories; name one with --category: {', '.join(taught)}.")
+    name = category or taught[0]
+    if name not in taught:
+        raise ArtifactError(f"{folder} does not score {name!r}; it has: {', '.join(taught)}.")
+    return artifact, name
+
+
+def _show(policy: Policy) -> None:
+    checks = console.table("check", "type", "looks for", title=f"{policy.name} — a fault leads to: {policy.on_error}")
+    for name, options in policy.checks.items():
+        console.add_row(checks, name, options.type, _looks_for(options))
+    rules = console.table("category", "at", "action", "when")
+    for rule in policy.rules:
+        console.add_row(rules, rule.category, ", ".join(sorted(rule.stages)), str(rule.action), _when(rule))
+    messages = console.table("message for", "text")
+    for category, text in policy.messages.items():
+        console.add_row(messages, category, text.strip())
+    console.show(checks, rules, *([messages] if policy.messages else []))
+
+
+def _looks_for(options: CheckOptions) -> str:
+    from safety_kit.policy_schema import PatternsOptions, PiiOptions, ProbeOptions
+
+    match options:
+        case ProbeOptions():
+            return f"the classifier {options.artifact}"
+        case PatternsOptions():
+            return f"{len(options.keywords)} keywords, {len(options.regexes)} regular expressions"
+        case PiiOptions():
+            return f"personal data; numbers of {', '.join(options.countries)}"
+        case _:
+            return "keys, tokens, passwords"
+
+
+def _when(rule: Rule) -> str:
+    form = f"as {rule.form.kind}" if str(rule.action) == "redact" else ""
+    if rule.threshold is not None:
+        return f"probability above {rule.threshold:g}"
+    return f"at most {rule.max_fpr:.1%} of harmless texts" if rule.max_fpr is not None else form or "found"

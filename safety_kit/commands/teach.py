@@ -1,0 +1,204 @@
+"""`safety-kit train`, `prepare` and `evaluate`: teaching classifiers, and how good they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from safety_kit import console
+from safety_kit.commands import models
+from safety_kit.errors import UserError
+
+if TYPE_CHECKING:
+    from classifiers.data import Examples
+
+METRICS = {
+    "auroc": "AUROC",
+    "au_prc": "AU-PRC",
+    "f1": "F1 at .5",
+    "recall_at_1pct_fpr": "recall at 1 % FPR",
+    "brier": "Brier",
+    "ece": "ECE",
+}
+
+
+class ReadingName(StrEnum):
+    """Where a classifier reads its texts."""
+
+    CAUSAL = "causal"
+    ALONE = "alone"
+
+
+def train(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help='JSONL, CSV or Parquet rows {"text", "label": 0|1}.')],
+    out: Annotated[Path, typer.Option("--out", help="The classifier folder to write.")],
+    category: Annotated[
+        str | None, typer.Option("--category", help="What label 1 means; the file's name by default.")
+    ] = None,
+    reading: Annotated[
+        ReadingName,
+        typer.Option("--reading", help="causal: where it stands in a prompt (a guard needs it); alone: in a question."),
+    ] = ReadingName.CAUSAL,
+    benign: Annotated[
+        bool, typer.Option("--benign", help="Add the kit's harmless texts: low false-positive rates need many.")
+    ] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Drop the rows that cannot be taught from.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the cross-validation's folds.")] = 0,
+    as_json: models.Json = False,
+    model: models.Model = "embedded",
+    revision: models.Revision = None,
+    device: models.Device = "auto",
+    dtype: models.Dtype = "auto",
+) -> int:
+    """Teach a classifier from labelled rows.
+
+    It is written as a folder; the figures shown are cross-validated. Rows marked "split": "test" are left out;
+    `evaluate` with the same file then reads only these.
+    """
+    _check_target(out)
+    examples = read(data, category, skip_bad).teach()
+    if benign:
+        examples = examples.with_negatives(benign_examples().teach())
+    gemma = models.load(model, revision, device, dtype)
+
+    from classifiers import SafetyClassifier
+
+    begin = time.perf_counter()
+    classifier = SafetyClassifier(
+        gemma, reading=reading.value, categories=examples.categories, seed=seed, progress=True
+    )
+    classifier.fit(examples.pairs(), examples.labels, groups=examples.groups)
+    artifact = classifier.save(out)
+    seconds = time.perf_counter() - begin
+    if as_json:
+        console.emit(
+            {
+                "out": str(out),
+                "digest": artifact.digest,
+                "reading": reading.value,
+                "rows": len(examples.texts),
+                "categories": classifier.report_,
+                "seconds": round(seconds, 3),
+            }
+        )
+    else:
+        show_metrics(classifier.report_, "Cross-validated on the rows taught from")
+        print(console.safe(f"{len(examples.texts)} rows in {seconds:.1f} s → {out}"))
+    return 0
+
+
+def prepare(
+    model: Annotated[str, typer.Option("--model", help="A hub id or a folder; embedded has its classifiers already.")],
+    policy: Annotated[str, typer.Option("--policy", help="A YAML file, or default.")] = "default",
+    as_json: models.Json = False,
+    revision: models.Revision = None,
+    device: models.Device = "auto",
+    dtype: models.Dtype = "auto",
+) -> int:
+    """Teach a model the classifiers that a policy wants.
+
+    Those that are there already stay; stopped, it goes on where it was.
+    """
+    from classifiers.teach import estimate, missing, teach_missing
+    from safety_kit.policy import Policy
+
+    rules = Policy.load(policy)
+    gemma = models.load(model, revision, device, dtype)
+    wanted = missing(rules, gemma)
+    begin = time.perf_counter()
+    if wanted:
+        expected = estimate(wanted, gemma)
+        console.note(f"{len(wanted)} to teach ({', '.join(wanted)}): about {expected:.0f} s")
+    folders = teach_missing(rules, gemma, progress=True) if wanted else []
+    seconds = time.perf_counter() - begin
+    if as_json:
+        taught = [str(folder) for folder in folders]
+        console.emit({"model": model, "categories": wanted, "taught": taught, "seconds": round(seconds, 3)})
+    elif wanted:
+        print(console.safe(f"Taught {', '.join(wanted)} for {model} in {seconds:.0f} s."))
+    else:
+        print(console.safe(f"{model} has every classifier that {rules.name} wants."))
+    return 0
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A classifier folder.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled rows, as `train` reads them.")],
+    category: Annotated[
+        str | None, typer.Option("--category", help="What label 1 means; the file's name by default.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Drop bad rows.")] = False,
+    as_json: models.Json = False,
+    model: models.Model = "embedded",
+    revision: models.Revision = None,
+    device: models.Device = "auto",
+    dtype: models.Dtype = "auto",
+) -> int:
+    """Measure a classifier on labelled rows.
+
+    Each figure comes with its 95 % interval. Where rows are marked "split": "test", only these are read.
+    """
+    from safety_kit import artifacts
+
+    examples = read(data, category, skip_bad)
+    held_out = bool(examples.held_out.any())
+    if held_out:
+        examples = examples.test()
+    artifacts.load(folder)  # a wrong folder is told before a model is loaded
+    gemma = models.load(model, revision, device, dtype)
+
+    from classifiers import SafetyClassifier
+    from classifiers.evaluate import evaluate as measure
+
+    report = measure(SafetyClassifier.load(folder, gemma), examples)
+    if as_json:
+        console.emit({"rows": len(examples.texts), "held_out": held_out, "categories": report})
+    else:
+        show_metrics(report, f"{len(examples.texts)} {'held-out ' if held_out else ''}rows; 95 % intervals")
+    return 0
+
+
+def read(data: Path, category: str | None, skip_bad: bool) -> Examples:
+    """The rows of a file."""
+    from classifiers.data import read_examples
+
+    return read_examples(data, category=category, skip_bad=skip_bad, warn=warn)
+
+
+def benign_examples() -> Examples:
+    """The kit's own harmless texts."""
+    from classifiers.data import read_examples
+    from safety_kit.data import data_dir
+
+    return read_examples(data_dir() / "examples" / "benign.jsonl", one_class=True)
+
+
+def warn(message: str) -> None:
+    """A warning on stderr."""
+    console.note(f"warning: {message}")
+
+
+def show_metrics(report: Mapping[str, Any], title: str) -> None:
+    """A table of figures by category, each with its interval where it has one."""
+    names = [name for name in METRICS if any(name in figures for figures in report.values())]
+    made = console.table("category", *(METRICS[name] for name in names), title=title, right=list(METRICS.values()))
+    for category, figures in report.items():
+        console.add_row(made, category, *(_figure(figures.get(name)) for name in names))
+    console.show(made)
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f})"
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _check_target(out: Path) -> None:
+    """Refuse before minutes of work what saving would refuse after them."""
+    if out.exists() and not (out.is_dir() and ((out / "manifest.json").exists() or not any(out.iterdir()))):
+        raise UserError(f"{out} exists and is no classifier folder; name another one.")

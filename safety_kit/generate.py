@@ -1,0 +1,182 @@
+"""Guarded generation: a Gemma and a guard, around one forward pass.
+
+The text checks come first and redact what they must; then the prompt is read once, and its activations feed the input probes before
+a token is chosen and its KV cache the decoding after. Each decoded token brings its own activations to the `StreamGuard`. The blocking
+call drains the stream, so both give the same reply.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from safety_kit.gemma.trace import Capture
+from safety_kit.stream import StreamGuard
+from safety_kit.types import Message, Sample, Stage, Verdict
+
+if TYPE_CHECKING:
+    import torch
+
+    from safety_kit.gemma import Gemma, Prefill, Sampling, Step
+    from safety_kit.guard import Guard
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a guarded generation came to.
+
+    Attributes:
+        reply: The text that may be shown: the reply, what was released of it and the policy's message, or the message alone.
+        finish_reason: ``stop`` | ``length`` | ``content_filter`` (the guard blocked).
+        inputs: The verdict on each message, in order.
+        output: The verdict on the reply; None when the input was blocked.
+        prompt_tokens: Tokens read.
+        completion_tokens: Tokens made, whether released or not.
+        seconds: Wall time.
+    """
+
+    reply: str
+    finish_reason: Literal["stop", "length", "content_filter"]
+    inputs: tuple[Verdict, ...]
+    output: Verdict | None
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+    @property
+    def input(self) -> Verdict:
+        """The verdict on the message that fared worst, the last of equals."""
+        return max(reversed(self.inputs), key=lambda verdict: verdict.action)
+
+    @property
+    def blocked(self) -> bool:
+        return self.finish_reason == "content_filter"
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `safety-kit generate --json` prints."""
+        return {
+            "reply": self.reply,
+            "finish_reason": self.finish_reason,
+            "input": self.input.to_json(),
+            "output": self.output.to_json() if self.output else None,
+            "usage": {
+                "prompt_tokens": self.prompt_tokens,
+                "completion_tokens": self.completion_tokens,
+                "total_tokens": self.prompt_tokens + self.completion_tokens,
+            },
+            "seconds": round(self.seconds, 3),
+        }
+
+
+class GuardedStream(Iterator[str]):
+    """Released pieces of a reply; `reply` holds the outcome once they are drained."""
+
+    def __init__(self, pieces: Iterator[str | Reply]) -> None:
+        self._pieces = pieces
+        self._reply: Reply | None = None
+
+    def __next__(self) -> str:
+        piece = next(self._pieces)
+        if isinstance(piece, Reply):
+            self._reply = piece
+            raise StopIteration
+        return piece
+
+    @property
+    def reply(self) -> Reply:
+        """The outcome; drains what is left of the stream first."""
+        for _ in self:
+            pass
+        assert self._reply is not None
+        return self._reply
+
+
+class GuardedGemma:
+    """A Gemma that answers inside a policy."""
+
+    def __init__(self, gemma: Gemma, guard: Guard) -> None:
+        self.gemma = gemma
+        self.guard = guard
+        self._capture = guard.capture or Capture()
+
+    def generate(self, prompt: str | Sequence[Message], sampling: Sampling | None = None) -> Reply:
+        """Answer a prompt or a conversation inside the policy: the drained `stream`."""
+        return self.stream(prompt, sampling).reply
+
+    def stream(self, prompt: str | Sequence[Message], sampling: Sampling | None = None) -> GuardedStream:
+        """The same, piece by piece; each piece is proven safe when it comes.
+
+        Args:
+            prompt: The user's message, or a conversation.
+            sampling: Greedy and at most 256 tokens by default.
+
+        Raises:
+            UserError: The conversation is empty or longer than the model's context.
+        """
+        from safety_kit.gemma import Sampling
+
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        return GuardedStream(self._run(messages, sampling or Sampling()))
+
+    def _run(self, messages: list[Message], sampling: Sampling) -> Iterator[str | Reply]:
+        begin = time.perf_counter()
+        verdicts, prefill = self._read(messages)
+        read = len(prefill.trace.ids) if prefill else 0
+        blocking = next((verdict for verdict in verdicts if verdict.blocked), None)
+        if blocking is not None or prefill is None:
+            message = self.guard.message(blocking) if blocking else ""
+            yield message
+            yield Reply(message, "content_filter", tuple(verdicts), None, read, 0, time.perf_counter() - begin)
+            return
+        stream = StreamGuard(self.guard, prompt=messages[-1].content)
+        made, shown = 0, []
+        finish: Literal["stop", "length", "content_filter"] = "stop"
+        for step in self.gemma.steps(prefill, sampling, self._capture):
+            made += 1
+            finish = step.finish or finish
+            released = stream.feed(step.text, self._activations(step)).text
+            if released:
+                shown.append(released)
+                yield released
+            if stream.verdict is not None:
+                break
+        rest = stream.close()
+        output = rest.verdict
+        assert output is not None
+        tail = rest.text
+        if output.blocked:
+            finish = "content_filter"
+            tail += ("\n\n" if shown or tail else "") + self.guard.message(output)
+        if tail:
+            shown.append(tail)
+            yield tail
+        yield Reply("".join(shown), finish, tuple(verdicts), output, read, made, time.perf_counter() - begin)
+
+    def _read(self, messages: list[Message]) -> tuple[list[Verdict], Prefill | None]:
+        """Every message's verdict, and the prompt as read; None where the text checks blocked before anything was read."""
+        samples = [Sample(message.content, message.role, Stage.INPUT) for message in messages]
+        verdicts = self.guard.check(samples, "text")
+        if any(verdict.blocked for verdict in verdicts):
+            return verdicts, None
+        passed = [replace(m, content=verdict.text or "") for m, verdict in zip(messages, verdicts, strict=True)]
+        prefill = self.gemma.prefill(self.gemma.render(passed), self._capture)
+        if self.guard.probes is None:
+            return verdicts, prefill
+        probed = [
+            Sample(message.content, message.role, Stage.INPUT, trace=prefill.trace.view(*tokens))
+            for message, tokens in zip(passed, prefill.prompt.ranges, strict=True)
+        ]
+        seen = self.guard.check(probed, "probe")
+        return [self.guard.merge(text, probe) for text, probe in zip(verdicts, seen, strict=True)], prefill
+
+    def _activations(self, step: Step) -> Mapping[int, torch.Tensor] | None:
+        if not self._capture.blocks:
+            return None
+        if step.hidden:
+            return {block: hidden[None] for block, hidden in step.hidden.items()}
+        import torch
+
+        # The token that ends a reply has no text of its own: what comes out with it was held back before.
+        return {block: torch.empty(0, self.gemma.hidden_size) for block in self._capture.blocks}

@@ -1,0 +1,255 @@
+"""The guard: samples in, verdicts out. A fault never becomes an allow."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from safety_kit.checks.base import Check, build
+from safety_kit.errors import PolicyError, SafetyKitError
+from safety_kit.policy import DEFAULT_MESSAGE, Policy
+from safety_kit.policy_schema import ProbeOptions, check_rule, covers, given_by
+from safety_kit.redact import Cut, Redactor, cuts_of, merge
+from safety_kit.types import Action, CheckError, Finding, Role, Sample, Stage, Verdict
+
+if TYPE_CHECKING:
+    from safety_kit.checks.probe import ProbeCheck, Tracer
+    from safety_kit.gemma.trace import Capture
+
+Which = Literal["all", "text", "probe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one check said of one text."""
+
+    findings: tuple[Finding, ...] = ()
+    errors: tuple[CheckError, ...] = ()
+
+
+class Guard:
+    """Holds texts against a policy. Checks are built once; one guard may serve many threads.
+
+    Attributes:
+        policy: The policy with all thresholds resolved.
+        digest: What the verdicts carry.
+        text_checks: Checks of the text alone.
+        probes: The check that reads activations, or None.
+    """
+
+    def __init__(
+        self, policy: Policy, gemma: Tracer | None = None, artifacts: Mapping[str, Path] | None = None
+    ) -> None:
+        """Build the checks, load the classifiers and resolve the thresholds.
+
+        Args:
+            policy: What to enforce.
+            gemma: The model whose activations the probes read.
+            artifacts: Classifier folders by the policy's artifact names, before the kit's own.
+
+        Raises:
+            PolicyError: A rule has nothing to hold against, or there are probes and no `gemma`.
+            MissingArtifact: A classifier was not taught for this model.
+            ArtifactError: A classifier folder was changed, or taught on another model.
+        """
+        self.probes: ProbeCheck | None = None
+        digests: dict[str, str] = {}
+        if any(isinstance(options, ProbeOptions) for options in policy.checks.values()):
+            from safety_kit.checks.probe import ProbeCheck, load_probes
+
+            probes, loaded = load_probes(policy, gemma, artifacts or {})
+            digests = {name: artifact.digest for name, artifact in loaded.items()}
+            heads = {probe.head.category: probe.head for probe in probes}
+            _check_rules(policy, frozenset(heads))
+            policy = policy.resolved(lambda category, rate, stage: heads[category].threshold_for(rate, stage))
+            if probes and gemma is not None:
+                self.probes = ProbeCheck(probes, gemma)
+        self.policy = policy
+        self.digest = policy.digest_with(digests)
+        self.text_checks: tuple[Check, ...] = tuple(
+            build(name, options, wanted)
+            for name, options in policy.checks.items()
+            if (wanted := frozenset(c for c in given_by(name, options) or () if policy.stages_of(c)))
+            and not isinstance(options, ProbeOptions)
+        )
+        self._key = secrets.token_bytes(16)
+        self._order = {name: number for number, name in enumerate(policy.checks)}
+
+    @property
+    def capture(self) -> Capture | None:
+        """All activations that the checks read; None without probes."""
+        return self.probes.capture if self.probes else None
+
+    def checks_at(self, stage: Stage, which: Which = "all") -> tuple[Check, ...]:
+        """The checks that have a rule at this stage."""
+        checks: list[Check] = list(self.text_checks) if which != "probe" else []
+        if self.probes and which != "text":
+            checks.append(self.probes)
+        return tuple(c for c in checks if any(stage in self.policy.stages_of(category) for category in c.categories))
+
+    def check(self, samples: Sequence[Sample], checks: Which = "all") -> list[Verdict]:
+        """A verdict for each sample, in order.
+
+        The text checks come first; the probes read what these would pass on (or the sample's own trace), and nothing
+        when they block. Calling this with ``text`` and then, on the verdicts' texts, with ``probe`` and joining the two
+        verdicts by `merge` is the same as ``all``.
+
+        Args:
+            samples: Any texts: empty, long, with lone surrogates.
+            checks: ``all``, ``text`` (those that need no model) or ``probe``.
+        """
+        if checks != "all":
+            return self._check(samples, checks)
+        verdicts = self._check(samples, "text")
+        if self.probes is None:
+            return verdicts
+        passed = [i for i, verdict in enumerate(verdicts) if not verdict.blocked]
+        rest = [replace(samples[i], text=verdicts[i].text or "") for i in passed]
+        for i, verdict in zip(passed, self._check(rest, "probe"), strict=True):
+            verdicts[i] = self.merge(verdicts[i], verdict)
+        return verdicts
+
+    def check_text(self, text: str, stage: Stage | str = Stage.INPUT, prompt: str | None = None) -> Verdict:
+        """The verdict for one text, written by the user (input) or by the model (output)."""
+        role: Role = "user" if Stage(stage) is Stage.INPUT else "assistant"
+        return self.check([Sample(text, role, Stage(stage), prompt)])[0]
+
+    @staticmethod
+    def merge(first: Verdict, then: Verdict) -> Verdict:
+        """One verdict of two, the second of which was made on the first's text."""
+        action = max(first.action, then.action)
+        return Verdict(
+            then.stage,
+            action,
+            None if action is Action.BLOCK else then.text,
+            first.findings + then.findings,
+            first.errors + then.errors,
+            {**first.timings, **then.timings},
+            then.policy_digest,
+        )
+
+    def message(self, verdict: Verdict) -> str:
+        """What is shown instead of a blocked text.
+
+        The message of the blocking category with the highest score; a category that has one of its own goes before
+        those that share the default.
+        """
+        blocking = [
+            finding
+            for finding in verdict.findings
+            if (rule := self.policy.rule_for(finding, verdict.stage)) and rule.action is Action.BLOCK
+        ]
+        messages = self.policy.messages
+        own = [finding for finding in blocking if finding.category in messages]
+        if own:
+            return messages[max(own, key=lambda finding: finding.score).category]
+        return messages.get("default", DEFAULT_MESSAGE)
+
+    def redactor(self) -> Redactor:
+        """A redactor for one text."""
+        return Redactor(self._key)
+
+    def decide(
+        self, stage: Stage, findings: Iterable[Finding], errors: Iterable[CheckError], timings: Mapping[str, float]
+    ) -> Verdict:
+        """The verdict on a text of which all is known, but for the text that may be passed on.
+
+        Findings come in the order of the policy's checks, then of their place in the text.
+        """
+        errors = tuple(errors)
+        ordered = sorted(findings, key=lambda f: (self._order.get(f.check, 0), f.spans, f.category, f.detail))
+        action, fired, _ = self.policy.decide(ordered, stage)
+        if errors:
+            action = max(action, self.policy.on_error)
+        return Verdict(stage, action, None, fired, errors, dict(timings), self.digest)
+
+    def cuts(self, finding: Finding, stage: Stage) -> list[Cut]:
+        """The spans that a finding's rule redacts."""
+        rule = self.policy.rule_for(finding, stage)
+        return cuts_of(finding, rule.form) if rule and rule.action is Action.REDACT else []
+
+    def _passed(self, verdict: Verdict, text: str) -> Verdict:
+        if verdict.blocked:
+            return verdict
+        cuts = [cut for finding in verdict.findings for cut in self.cuts(finding, verdict.stage)]
+        return replace(verdict, text=self.redactor().apply(text, merge(cuts)))
+
+    def vet(self, check: Check, findings: Sequence[Finding], stage: Stage, length: int) -> Outcome:
+        """The findings that make sense; one that does not is the check's fault."""
+        good = tuple(finding for finding in findings if self._makes_sense(check, finding, stage, length))
+        fault = (CheckError(check.name, "gave a finding that makes no sense"),) if len(good) < len(findings) else ()
+        return Outcome(good, fault)
+
+    def _makes_sense(self, check: Check, finding: object, stage: Stage, length: int) -> bool:
+        if not isinstance(finding, Finding) or finding.category not in check.categories:
+            return False
+        if not (math.isfinite(finding.score) and 0 <= finding.score <= 1):
+            return False
+        if not all(0 <= start < end <= length for start, end in finding.spans):
+            return False
+        rule = self.policy.rule_for(finding, stage)
+        return bool(finding.spans) or rule is None or rule.action is not Action.REDACT  # nothing to redact
+
+    def _check(self, samples: Sequence[Sample], which: Which) -> list[Verdict]:
+        outcomes: list[list[Outcome]] = [[] for _ in samples]
+        timings: list[dict[str, float]] = [{} for _ in samples]
+        for stage in {sample.stage for sample in samples}:
+            indices = [i for i, sample in enumerate(samples) if sample.stage is stage]
+            for check in self.checks_at(stage, which):
+                begin = time.perf_counter()
+                for i, outcome in zip(indices, self._run(check, [samples[i] for i in indices]), strict=True):
+                    outcomes[i].append(outcome)
+                spent = (time.perf_counter() - begin) * 1000 / len(indices)
+                for i in indices:
+                    timings[i][check.name] = spent
+        return [
+            self._passed(
+                self.decide(
+                    sample.stage,
+                    [finding for outcome in outcomes[i] for finding in outcome.findings],
+                    [error for outcome in outcomes[i] for error in outcome.errors],
+                    timings[i],
+                ),
+                sample.text,
+            )
+            for i, sample in enumerate(samples)
+        ]
+
+    def _run(self, check: Check, samples: Sequence[Sample]) -> list[Outcome]:
+        try:
+            results = check.run(samples)
+            if len(results) != len(samples):
+                raise ValueError("results do not match samples")
+            return [
+                self.vet(check, found, sample.stage, len(sample.text))
+                for found, sample in zip(results, samples, strict=True)
+            ]
+        except Exception as error:
+            if len(samples) > 1:  # one bad text must not condemn the others of its batch
+                return [self._run(check, [sample])[0] for sample in samples]
+            return [Outcome(errors=(fault(check, error),))]
+
+
+def fault(check: Check, error: Exception) -> CheckError:
+    """What is told of an exception: its message only where it is the kit's own, because others may quote the text."""
+    message = f": {error}" if isinstance(error, SafetyKitError) else ""
+    return CheckError(check.name, f"failed with {type(error).__name__}{message}")
+
+
+def _check_rules(policy: Policy, probed: frozenset[str]) -> None:
+    """What the policy's file could not tell: the categories that artifact folders hold."""
+    text_checks = {n: options for n, options in policy.checks.items() if not isinstance(options, ProbeOptions)}
+    given = {c for name, options in text_checks.items() for c in given_by(name, options) or ()} | probed
+    for number, rule in enumerate(policy.rules):
+        found = {category for category in given if covers(rule.category, category)}
+        probe = bool(found & probed)
+        if not found:
+            raise PolicyError(
+                f"rules[{number}].category: no check gives {rule.category!r}; correct the name or the artifact."
+            )
+        check_rule(f"rules[{number}]", rule.category, rule.action is Action.REDACT, rule.threshold, rule.max_fpr, probe)

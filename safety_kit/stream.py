@@ -1,0 +1,187 @@
+"""The guard for a text that grows: feed what was written, get what is proven safe. No I/O, no threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from safety_kit.checks.base import Check, Delta
+from safety_kit.guard import Guard, fault
+from safety_kit.redact import Cut, merge
+from safety_kit.types import Action, CheckError, Finding, Sample, Stage, Verdict
+
+QUANTUM: Final = 16
+"""Text that comes without activations is read in pieces of so many characters, however it was cut before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What may be shown now, and the verdict once there is one."""
+
+    text: str
+    verdict: Verdict | None = None
+
+
+class StreamGuard:
+    """Guards one reply.
+
+    Whatever the chunks, the released text and the verdict are those of one feed of the whole; when nothing is blocked,
+    those of `Guard.check`.
+    """
+
+    def __init__(self, guard: Guard, prompt: str | None = None, activations: bool = True) -> None:
+        """Start a stream.
+
+        Args:
+            guard: What to hold the reply against.
+            prompt: The message that is answered.
+            activations: Each feed brings its token's activations, for the probes. If not, a policy with probes
+                withholds the reply until its end, when the guard's own model reads it.
+        """
+        self._guard = guard
+        self._prompt = prompt
+        checks = guard.checks_at(Stage.OUTPUT)
+        self._reads_tokens = activations and guard.probes in checks
+        self._withhold = guard.probes in checks and not activations
+        self._checks: list[Check] = [c for c in checks if not (self._withhold and c is guard.probes)]
+        self._states = {check.name: check.start() for check in self._checks}
+        self._cleared = {check.name: 0 for check in self._checks}
+        self._redactor = guard.redactor()
+        self._queue = ""  # not yet read by the checks
+        self._held = ""  # read and not released: the reply from character `_at` on
+        self._at = 0
+        self._total = 0
+        self._cuts: list[Cut] = []
+        self._findings: list[Finding] = []
+        self._worst: dict[tuple[str, str], Finding] = {}  # findings without a span, the worst by check and category
+        self._errors: list[CheckError] = []
+        self._timings: dict[str, float] = {check.name: 0.0 for check in self._checks}
+        self._released: list[str] = []
+        self._verdict: Verdict | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """None until something blocks or the stream is closed."""
+        return self._verdict
+
+    @property
+    def released(self) -> str:
+        """All that was released so far."""
+        return "".join(self._released)
+
+    def feed(self, text: str, hidden: Mapping[int, Any] | None = None) -> Released:
+        """Read on. After a block nothing is released any more.
+
+        Args:
+            text: New characters of the reply; with activations, those of one token.
+            hidden: For each block of the guard's capture, the n x d activations of the token.
+        """
+        if self._verdict is not None:
+            return Released("", self._verdict)
+        if self._reads_tokens:
+            return self._release(self._step(Delta(text, hidden), False))
+        pending = self._queue + text
+        parts = []
+        position = 0
+        while len(pending) - position >= QUANTUM and self._verdict is None:
+            parts.append(self._step(Delta(pending[position : position + QUANTUM]), False))
+            position += QUANTUM
+        self._queue = pending[position:]
+        return self._release("".join(parts))
+
+    def close(self) -> Released:
+        """The reply is complete: release or withhold the rest, and decide."""
+        if self._verdict is not None:
+            return Released("", self._verdict)
+        text = self._step(Delta(self._queue), True)
+        if self._verdict is None:
+            self._verdict = replace(self._decide(), text=self.released + text)
+            if self._withhold:
+                text = self._read_whole(text)
+        return self._release(text)
+
+    def _step(self, delta: Delta, final: bool) -> str:
+        """One canonical step: every check reads on, then what they all have cleared goes out."""
+        self._held += delta.text
+        self._total += len(delta.text)
+        stop: int | None = None
+        for check in list(self._checks):
+            begin = time.perf_counter()
+            try:
+                findings, faults = self._read(check, delta, final)
+            except Exception as error:
+                findings, faults = (), (fault(check, error),)
+            self._timings[check.name] += (time.perf_counter() - begin) * 1000
+            if faults:
+                self._errors += faults
+                self._checks.remove(check)
+                if self._guard.policy.on_error is Action.BLOCK:
+                    stop = self._at
+            blocked_at = self._note(findings)
+            stop = min((place for place in (stop, blocked_at) if place is not None), default=None)
+        clear = min((self._cleared[check.name] for check in self._checks), default=self._total)
+        if self._withhold and not final:
+            clear = 0
+        if stop is None:
+            return self._take(clear)
+        text = self._take(min(clear, stop))
+        self._verdict = self._decide()
+        return text
+
+    def _read(self, check: Check, delta: Delta, final: bool) -> tuple[tuple[Finding, ...], tuple[CheckError, ...]]:
+        state, findings, cleared = check.step(self._states[check.name], delta, final)
+        if not self._cleared[check.name] <= cleared <= self._total:
+            raise ValueError("cleared what it had not seen")
+        self._states[check.name], self._cleared[check.name] = state, self._total if final else cleared
+        outcome = self._guard.vet(check, findings, Stage.OUTPUT, self._total)
+        return outcome.findings, outcome.errors
+
+    def _note(self, findings: tuple[Finding, ...]) -> int | None:
+        """Keep what sets off a rule; where the release must stop, if anything blocks."""
+        stop: int | None = None
+        for finding in findings:
+            rule = self._guard.policy.rule_for(finding, Stage.OUTPUT)
+            if rule is None:
+                continue
+            if finding.spans:
+                self._findings.append(finding)
+            else:
+                key = finding.check, finding.category
+                if key not in self._worst or finding.score > self._worst[key].score:
+                    self._worst[key] = finding
+            if rule.action is Action.BLOCK:
+                place = min((start for start, _ in finding.spans), default=self._at)
+                stop = place if stop is None else min(stop, place)
+            self._cuts += self._guard.cuts(finding, Stage.OUTPUT)
+        return stop
+
+    def _take(self, upto: int) -> str:
+        """Release the reply up to a character; a redacted span goes whole or not at all."""
+        done = []
+        for cut in merge(self._cuts):
+            if cut.end > upto:
+                upto = min(upto, cut.start)
+                break
+            done.append(cut)
+        upto = max(upto, self._at)
+        text = self._redactor.apply(self._held[: upto - self._at], done, self._at)
+        self._held, self._at = self._held[upto - self._at :], upto
+        self._cuts = [cut for cut in self._cuts if cut.start >= upto]
+        return text
+
+    def _release(self, text: str) -> Released:
+        self._released.append(text)
+        return Released(text, self._verdict)
+
+    def _decide(self) -> Verdict:
+        findings = [*self._findings, *self._worst.values()]
+        return self._guard.decide(Stage.OUTPUT, findings, self._errors, self._timings)
+
+    def _read_whole(self, text: str) -> str:
+        """Hold the whole reply, as redacted, against the probes."""
+        assert self._verdict is not None
+        sample = Sample(text, "assistant", Stage.OUTPUT, self._prompt)
+        self._verdict = self._guard.merge(self._verdict, self._guard.check([sample], "probe")[0])
+        return "" if self._verdict.blocked else text
