@@ -75,7 +75,8 @@ def evaluate(classifier: SafetyClassifier, examples: Examples) -> dict[str, dict
         examples: Rows with labels for at least one of its categories.
 
     Returns:
-        By category: each metric as {value, low, high}, n, positives, and floors (F1 of calling every row positive, AU-PRC of chance).
+        By category: each metric as {value, low, high}, n, positives, and floors (F1 of calling every row positive,
+        AU-PRC of chance).
 
     Raises:
         DataError: No category is shared, or one has rows of one class only.
@@ -85,8 +86,8 @@ def evaluate(classifier: SafetyClassifier, examples: Examples) -> dict[str, dict
         shared = list(classifier.categories_)  # one taught, one labelled: the file's name is not the category's
     if not shared:
         raise DataError(
-            f"The rows label {', '.join(examples.categories)}, the classifier knows {', '.join(classifier.categories_)}; "
-            "name the category with --category."
+            f"The rows label {', '.join(examples.categories)}, the classifier knows "
+            f"{', '.join(classifier.categories_)}; name the category with --category."
         )
     probabilities = classifier.category_probabilities(examples.pairs())
     report: dict[str, dict[str, object]] = {}

@@ -1,8 +1,8 @@
 """Texts to readings: pooled Gemma activations, where a text would stand in a prompt.
 
-A *causal* reading pools a text's own tokens; each text is read in its own place and once more in a varied one (after a system prompt,
-in a later turn, as a reply), so that a head does not learn where its examples stood. An *alone* reading puts the text into a question
-and pools text and question.
+A *causal* reading pools a text's own tokens; each text is read in its own place and once more in a varied one (after
+a system prompt, in a later turn, as a reply), so that a head does not learn where its examples stood. An *alone*
+reading puts the text into a question and pools text and question.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`SafetyClassifier`: from example texts to a calibrated linear head on Gemma's activations, in scikit-learn's manner."""
+"""`SafetyClassifier`: from example texts to a calibrated linear head on Gemma's activations."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed: Of the folds.
         progress: Show progress bars on stderr.
 
-    After `fit`: `classes_`, `categories_`, `heads_`, `report_` (by category the metrics on held-out folds, for the blocks and
-    regularisation that the same folds chose) and `seconds_`.
+    After `fit`: `classes_`, `categories_`, `heads_`, `report_` (by category the metrics on held-out folds, for the
+    blocks and regularisation that the same folds chose) and `seconds_`.
     """
 
     def __init__(
@@ -132,7 +132,10 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.gemma
 
     def category_probabilities(self, X: Sequence[Text]) -> NDArray[np.float64]:
-        """n x categories calibrated probabilities: at input for texts, at output for (prompt, text) pairs; NaN without tokens."""
+        """n x categories calibrated probabilities: at input for texts, at output for (prompt, text) pairs.
+
+        A text without tokens has NaN.
+        """
         check_is_fitted(self, "heads_")
         texts = list(X)
         if self.reading == "causal":
@@ -251,7 +254,9 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.reading == "alone":
             readings = alone_readings(model, texts, union, self.question_, progress=self._label("reading"))
         elif self.reading == "causal":
-            readings = causal_readings(model, texts, union, varied=True, progress=self._label("reading"), memo=self.memo)
+            readings = causal_readings(
+                model, texts, union, varied=True, progress=self._label("reading"), memo=self.memo
+            )
         else:
             raise UserError(f"reading is 'causal' or 'alone', not {self.reading!r}.")
         self._union = union
@@ -271,9 +276,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         y = labels[rows].astype(np.int64)
         if len(set(y.tolist())) < 2:
             raise DataError(f"{category} has examples of one class only; it needs both, label 1 and label 0.")
-        held = [
-            {rows[i] for i in part} for part in make_folds(y, [groups[row] for row in rows], self.folds, self.seed)
-        ]
+        held = [{rows[i] for i in part} for part in make_folds(y, [groups[row] for row in rows], self.folds, self.seed)]
         outcome = []
         for blocks in candidates:
             pick = [self._union.index(block) for block in blocks]
@@ -282,7 +285,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def candidate_blocks(n_blocks: int) -> list[tuple[int, ...]]:
-    """Three runs of four neighbouring blocks around the middle of the model, where the meaning of a text is read best."""
+    """Three runs of four neighbouring blocks around the middle of the model, where meaning is read best."""
     middle = n_blocks // 2
     starts = {max(0, min(n_blocks - 4, middle + shift)) for shift in (-3, -1, 1)}
     width = min(4, n_blocks)
@@ -306,8 +309,8 @@ def _fit_blocks(
     unseen = np.zeros((len(REGULARISATION), len(readings)))
     for part in held:
         out = np.isin(text, list(part))
-        for path, head in enumerate(fit_path(features[~out], y[~out], weights[~out], REGULARISATION)):
-            unseen[path, out] = [np.max(head(windows[i])) for i in np.flatnonzero(out)]
+        for path, fold in enumerate(fit_path(features[~out], y[~out], weights[~out], REGULARISATION)):
+            unseen[path, out] = [np.max(fold(windows[i])) for i in np.flatnonzero(out)]
     quality = [rank_quality(y, scores) for scores in unseen]
     best = int(np.argmax(quality))
     final = fit_path(features, y, weights, [REGULARISATION[best]])[0]

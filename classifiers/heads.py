@@ -1,4 +1,4 @@
-"""A linear head on pooled activations: L2-regularised logistic regression, chosen by cross-validation inside the examples."""
+"""A linear head on pooled activations: logistic regression, chosen by cross-validation inside the examples."""
 
 from __future__ import annotations
 
@@ -50,13 +50,11 @@ def make_folds(y: NDArray[np.int64], groups: Sequence[str], folds: int, seed: in
     return [held for held in parts if len(held)]
 
 
-def fit_path(
-    features: Floats, y: NDArray[np.int64], weights: Doubles, regularisation: Sequence[float]
-) -> list[Linear]:
+def fit_path(features: Floats, y: NDArray[np.int64], weights: Doubles, regularisation: Sequence[float]) -> list[Linear]:
     """One head for each C.
 
-    The fit runs in the rows' own span (singular vectors): with an L2 penalty the solution lies there, and it is as small as
-    the number of rows.
+    The fit runs in the rows' own span (singular vectors): with an L2 penalty the solution lies there, and it is as
+    small as the number of rows.
 
     Args:
         features: n x F raw activations.

@@ -26,8 +26,8 @@ CATEGORIES = ("hate", "harassment", "dangerous_content", "sexual_content", "self
 """What the kit has example sets for."""
 
 _NOTES = (
-    "Taught on `{category}.jsonl` and `benign.jsonl` of the kit's example sets, written for this project, not collected; "
-    "the rows marked as test were left out. See their cards for what they leave out."
+    "Taught on `{category}.jsonl` and `benign.jsonl` of the kit's example sets, written for this project, not "
+    "collected; the rows marked as test were left out. See their cards for what they leave out."
 )
 
 
@@ -66,7 +66,11 @@ def teach(category: str, gemma: Gemma, folder: Path, *, memo: Memo | None = None
 
 def missing(policy: Policy, gemma: Gemma) -> list[str]:
     """The policy's categories of the kit that have no classifier for this model yet."""
-    named = [options.artifact for options in policy.checks.values() if isinstance(options, ProbeOptions) and not options.is_folder]
+    named = [
+        options.artifact
+        for options in policy.checks.values()
+        if isinstance(options, ProbeOptions) and not options.is_folder
+    ]
     folder = classifiers_dir(gemma.name, gemma.digest)
     return [name for name in dict.fromkeys(named) if not (folder / name / "manifest.json").is_file()]
 

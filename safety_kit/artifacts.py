@@ -1,4 +1,4 @@
-"""The classifier folder: `manifest.json` + `weights.safetensors` + `card.md`, each under a checksum; no pickle anywhere.
+"""The classifier folder: `manifest.json` + `weights.safetensors` + `card.md`, under checksums; no pickle anywhere.
 
 A head is linear in the activations, so a text's score is the mean of one number a token (`Head.token_scores`):
 that is what lets a prefill or a decoding step classify its own tokens for next to nothing.
@@ -119,8 +119,8 @@ class Head:
     def threshold_for(self, max_fpr: float, stage: Stage) -> float:
         """The probability above which at most `max_fpr` of texts like the calibration negatives lie.
 
-        The k-th largest of n held-out negatives' scores, k = floor(max_fpr · (n + 1)): a new exchangeable negative exceeds
-        it with probability at most `max_fpr` (split-conformal order statistic, Vovk et al. 2005).
+        The k-th largest of n held-out negatives' scores, k = floor(max_fpr · (n + 1)): a new exchangeable negative
+        exceeds it with probability at most `max_fpr` (split-conformal order statistic, Vovk et al. 2005).
 
         Raises:
             ArtifactError: Too few negatives to support so small a rate.
@@ -138,8 +138,9 @@ class Head:
 def reading_ends(length: int, stage: Stage, window: int, stride: int) -> list[int]:
     """Where readings of a text of `length` tokens end; a reading pools the last `window` tokens up to its end.
 
-    At input the text is there at once: one reading of the whole when it fits a window, else one every `stride` tokens from
-    the first full window on. At output the reader sees every prefix: one every `stride` tokens from 2·stride on.
+    At input the text is there at once: one reading of the whole when it fits a window, else one every `stride`
+    tokens from the first full window on. At output the reader sees every prefix: one every `stride` tokens from
+    2·stride on.
     The text's end is always one.
     """
     if length <= 0:
@@ -149,7 +150,7 @@ def reading_ends(length: int, stage: Stage, window: int, stride: int) -> list[in
 
 
 def decision_score(token_scores: Floats, bias: float, stage: Stage, window: int, stride: int) -> tuple[float, int]:
-    """The largest reading of a text, and the token index at which it ends: what the guard compares with the threshold."""
+    """The largest reading of a text, which the guard compares with the threshold, and the token where it ends."""
     total = np.concatenate([[0.0], np.cumsum(token_scores, dtype=np.float64)])
     ends = np.array(reading_ends(len(token_scores), stage, window, stride))
     starts = np.maximum(0, ends - window)
@@ -225,13 +226,18 @@ def load(path: Path | str) -> Artifact:
         manifest = Manifest.model_validate(json.loads(text))
         for name in ("weights.safetensors", "card.md"):
             if _sha256((path / name).read_bytes()) != manifest.checksums.get(name):
-                raise ArtifactError(f"{path / name} does not match its checksum: the classifier was changed or cut; teach or fetch it again.")
+                raise ArtifactError(
+                    f"{path / name} does not match its checksum: the classifier was changed or cut; "
+                    "teach or fetch it again."
+                )
         tensors = load_tensors((path / "weights.safetensors").read_bytes())
         heads = {category: _head(category, manifest, tensors) for category in manifest.categories}
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is no classifier folder: {Path(error.filename).name} is missing.") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError, SafetensorError, KeyError) as error:
-        raise ArtifactError(f"The classifier in {path} cannot be read ({type(error).__name__}); teach or fetch it again.") from error
+        raise ArtifactError(
+            f"The classifier in {path} cannot be read ({type(error).__name__}); teach or fetch it again."
+        ) from error
     return Artifact(path, manifest, heads)
 
 
@@ -250,8 +256,6 @@ def _head(category: str, manifest: Manifest, tensors: dict[str, Floats]) -> Head
         manifest.window,
         manifest.stride,
     )
-
-
 
 
 def _sha256(data: bytes) -> str:

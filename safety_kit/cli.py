@@ -31,13 +31,14 @@ class Commands(TyperGroup):
             code = super().main(*args, **{**extra, "standalone_mode": False})
         except BaseException as error:
             code = _code_of(error)
+        if code == INTERRUPTED:
+            console.note("Interrupted.")
         sys.exit(code or 0)
 
 
 def _code_of(error: BaseException) -> int:
     """Tell what happened, in a sentence without the user's text, and give the exit code."""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        console.note("Interrupted.")
         return INTERRUPTED
     if isinstance(error, SystemExit | BrokenPipeError):  # the reader of our output has gone: nobody to tell
         console.abandon_output()

@@ -1,8 +1,8 @@
 """Guarded generation: a Gemma and a guard, around one forward pass.
 
-The text checks come first and redact what they must; then the prompt is read once, and its activations feed the input probes before
-a token is chosen and its KV cache the decoding after. Each decoded token brings its own activations to the `StreamGuard`. The blocking
-call drains the stream, so both give the same reply.
+The text checks come first and redact what they must; then the prompt is read once, and its activations feed the
+input probes before a token is chosen and its KV cache the decoding after. Each decoded token brings its own
+activations to the `StreamGuard`. The blocking call drains the stream, so both give the same reply.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Reply:
     """What a guarded generation came to.
 
     Attributes:
-        reply: The text that may be shown: the reply, what was released of it and the policy's message, or the message alone.
+        reply: The text that may be shown: the reply, what was released of it and the policy's message, or the
+            message alone.
         finish_reason: ``stop`` | ``length`` | ``content_filter`` (the guard blocked).
         inputs: The verdict on each message, in order.
         output: The verdict on the reply; None when the input was blocked.
@@ -155,7 +156,7 @@ class GuardedGemma:
         yield Reply("".join(shown), finish, tuple(verdicts), output, read, made, time.perf_counter() - begin)
 
     def _read(self, messages: list[Message]) -> tuple[list[Verdict], Prefill | None]:
-        """Every message's verdict, and the prompt as read; None where the text checks blocked before anything was read."""
+        """Every message's verdict, and the prompt as read: None where the text checks blocked before that."""
         samples = [Sample(message.content, message.role, Stage.INPUT) for message in messages]
         verdicts = self.guard.check(samples, "text")
         if any(verdict.blocked for verdict in verdicts):

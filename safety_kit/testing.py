@@ -1,7 +1,7 @@
 """Tiny random Gemmas of the real architectures, for tests: yours and ours. They say nothing sensible, but fast.
 
-    from safety_kit.testing import save_tiny_gemma
-    gemma = Gemma.load(save_tiny_gemma(tmp_path, "gemma2"))
+from safety_kit.testing import save_tiny_gemma
+gemma = Gemma.load(save_tiny_gemma(tmp_path, "gemma2"))
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def tiny_tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
     """
     letters = [chr(code) for code in range(33, 127)] + ["▁", "é", "ü", "ñ", "中", "文"]
     words = ["th", "the", "▁the", "in", "er", "▁a", "▁c", "an"]
-    entries = dict.fromkeys([*_CONTROL, *_TURNS, *_CONTENT, *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *words])
+    entries = dict.fromkeys(
+        [*_CONTROL, *_TURNS, *_CONTENT, *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *words]
+    )
     vocabulary = {token: id_ for id_, token in enumerate(entries)}
     merges = [("t", "h"), ("th", "e"), ("i", "n"), ("e", "r"), ("▁", "a"), ("▁", "c"), ("a", "n"), ("▁", "the")]
     fast = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -61,6 +63,7 @@ def tiny_config(family: str) -> Any:
     """
     from transformers import CONFIG_MAPPING
 
+    mapping: Any = CONFIG_MAPPING
     text: dict[str, Any] = {
         "vocab_size": 512,
         "hidden_size": 32,
@@ -79,7 +82,7 @@ def tiny_config(family: str) -> Any:
         del text["sliding_window"]
     if family == "gemma3":
         vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-        return CONFIG_MAPPING[family](text_config=text, vision_config={**vision, "image_size": 28, "patch_size": 14})
+        return mapping[family](text_config=text, vision_config={**vision, "image_size": 28, "patch_size": 14})
     if family == "gemma3n_text":
         text |= {
             "vocab_size_per_layer_input": 512,
@@ -96,7 +99,7 @@ def tiny_config(family: str) -> Any:
             "global_head_dim": 8,
             "num_kv_shared_layers": 0,
         }
-    return CONFIG_MAPPING[family](**text)
+    return mapping[family](**text)
 
 
 def save_tiny_gemma(folder: Path, family: str = "gemma3_text", *, chat: bool = True, seed: int = 0) -> Path:

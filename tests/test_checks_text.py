@@ -42,6 +42,7 @@ def found(check: TextCheck, text: str) -> list[tuple[str, str]]:
 @settings(max_examples=40)
 @given(text=texts, places=cuts)
 @example(text="x" * 150 + "@example.org " + CARD, places=[100, 129, 160])
+@example(text=". xfoo bar foo barx " * 3, places=list(range(60)))
 @example(text="-----BEGIN PRIVATE KEY-----" + "A" * 9000, places=list(range(0, 9000, 700)))
 @example(text="eyJhbGciOiJI" + "A" * 9000, places=list(range(0, 9000, 700)))
 def test_stepping_equals_run(name: str, text: str, places: list[int]) -> None:
@@ -150,6 +151,12 @@ def test_fold_maps_back(text: str) -> None:
 )
 def test_pii(text: str, expected: list[tuple[str, str]]) -> None:
     assert found(PII, text) == expected
+
+
+def test_the_rest_of_what_one_window_cannot_see_whole_is_found() -> None:
+    text = "y" * 99 + " " + "x" * 150 + "@example.org, and more"
+    covered = {i for f in PII.run([Sample(text)])[0] for a, b in f.spans for i in range(a, b)}
+    assert covered >= set(range(128, 262))
 
 
 def test_pii_builds_only_what_rules_ask_for() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +124,15 @@ def test_the_constraints_are_plain_pins() -> None:
     assert pins
     assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)] == []
     assert "torch==2.13.0" in pins
+
+
+def test_every_module_has_its_place_in_the_import_rule() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    placed = set(re.findall(r"safety_kit\.(\w+)", " ".join(contracts[0]["layers"])))
+    modules = {path.stem for path in (ROOT / "safety_kit").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert {name for name in modules if not name.startswith(("_", "."))} == placed
 
 
 def test_ci_runs_what_make_names(require: Callable[[str], str]) -> None:

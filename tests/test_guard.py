@@ -66,13 +66,13 @@ def probe_guard(folder: Path, gemma: FakeGemma | None = None) -> Guard:
 
 
 def test_redaction_forms(guard: Guard) -> None:
-    text = f"Foo Bar {MAIL} {CARD} a@b.com {MAIL} +1 415 555 2671 +1 415 555 2671 192.168.1.10"
+    text = f"Foo Bar {MAIL} {CARD} a@b.com {MAIL} +1 415 555 2671, +1 415 555 2671; 192.168.1.10"
     verdict = guard.check_text(text)
     assert verdict.action is Action.REDACT
     assert verdict.text is not None
     assert verdict.text.startswith("*** EMAIL_1 [CREDIT_CARD] EMAIL_2 EMAIL_1 [PHONE:")
     first, second = verdict.text.split()[5:7]
-    assert first == second
+    assert first[:-1] == second[:-1]
     assert verdict.text.endswith(" 192.168.1.10")
     assert [f.category for f in verdict.findings].count("pii.ip") == 1
     assert set(verdict.timings) == {"pii", "secrets", "words"}
@@ -101,10 +101,7 @@ def test_overlapping_cuts_are_joined() -> None:
     joined = merge([cut(5, 9, "b", 0.5), cut(2, 6, "a"), cut(9, 10, "c"), cut(3, 4, "d")])
     assert [(c.start, c.end, c.finding.category) for c in joined] == [(2, 9, "a"), (9, 10, "c")]
     assert Redactor(b"k").apply("0123456789ab", joined) == "01[A][C]ab"
-    assert (
-        merge([cut(0, 3), cut(3, 5), cut(4, 8)])[1:] == [cut(3, 8, form=Form())]
-        or len(merge([cut(0, 3), cut(3, 5)])) == 2
-    )
+    assert [(c.start, c.end) for c in merge([cut(0, 3), cut(4, 8), cut(3, 5)])] == [(0, 3), (3, 8)]
 
 
 def test_nothing_found_survives_redaction_and_the_rest_does(guard: Guard) -> None:
@@ -311,11 +308,9 @@ def test_classifier_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -
         Guard(policy, FakeGemma(), {"hate": make_artifact(tmp_path / "double", ["hate", "self_harm"])})
     with pytest.raises(ArtifactError, match="needs at least"):
         Guard(policy, FakeGemma(), {"hate": make_artifact(tmp_path / "few", ["hate"], n=10)})
+    redacting = PROBE_POLICY.replace("self_harm, stages: [input], action: block", "self_harm, action: redact")
     with pytest.raises(PolicyError, match="no exact span"):
-        text = PROBE_POLICY.replace("threshold: 0.5", "threshold: 0.5").replace(
-            "self_harm, stages: [input], action: block", "self_harm, action: redact"
-        )
-        Guard(Policy.parse(text, folder), FakeGemma(), {"hate": folder / "hate"})
+        Guard(Policy.parse(redacting, folder), FakeGemma(), {"hate": folder / "hate"})
 
 
 def test_digest_covers_the_classifiers(folder: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_unknown_category_is_refused_where_all_are_known() -> None:
     Policy.parse(text)
     with pytest.raises(PolicyError, match=r"rules\[1\]\.category: no check gives 'pii\.emial'"):
         Policy.parse(text.replace("pii.*", "pii.emial"))
-    with pytest.raises(PolicyError, match="no check gives 'pii.uk_nhs'"):  # a country that was not named
+    with pytest.raises(PolicyError, match=r"no check gives 'pii\.uk_nhs'"):  # a country that was not named
         Policy.parse(text.replace("pii.*", "pii.uk_nhs"))
 
 

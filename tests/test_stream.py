@@ -11,11 +11,12 @@ import pytest
 from guard_helpers import CARD, KEY, MAIL, FakeGemma, chunk, cuts, texts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_guard import NONSENSE, PROBE_POLICY, TEXT_POLICY, probe_guard, with_check
+from test_guard import NONSENSE, TEXT_POLICY, probe_guard, with_check
 from test_guard import folder as folder
 
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
+from safety_kit.redact import merge
 from safety_kit.stream import StreamGuard
 from safety_kit.types import Action, Sample, Stage, Verdict
 
@@ -63,46 +64,26 @@ def test_any_chunking_is_one_feed_is_the_guard(name: str, text: str, places: lis
 @settings(max_examples=120)
 @given(text=texts, places=cuts)
 def test_no_byte_of_a_found_span_leaves(name: str, text: str, places: list[int]) -> None:
-    """Every character is made distinct, so that what left can be told from what was written over it."""
+    """At any time, what left begins the text up to the first blocking span, with every found span rewritten."""
     guard = GUARDS[name]
-    expected = whole(guard, text)
-    spans = sorted(
-        span
-        for finding in expected.findings
-        for span in finding.spans
-        if (rule := guard.policy.rule_for(finding, Stage.OUTPUT)) and rule.action >= Action.REDACT
-    )
+    (found,) = guard.check([Sample(text, "assistant", Stage.OUTPUT)])
+    blocking = [
+        start
+        for finding in found.findings
+        for start, _ in finding.spans
+        if (rule := guard.policy.rule_for(finding, Stage.OUTPUT)) and rule.action is Action.BLOCK
+    ]
+    cuts = merge(cut for finding in found.findings for cut in guard.cuts(finding, Stage.OUTPUT))
+    limit = min([len(text), *blocking])
+    limit = min([limit, *(cut.start for cut in cuts if cut.end > limit)])
+    ideal = guard.redactor().apply(text[:limit], [cut for cut in cuts if cut.end <= limit])
     flow = StreamGuard(guard)
     for piece in chunk(text, places):
         flow.feed(piece)
+        assert ideal.startswith(flow.released)
     flow.close()
-    # What may leave, in order: the gaps between the spans, with a placeholder for each run of spans.
-    forbidden = {i for start, end in spans for i in range(start, end)}
-    gaps, gap = [], []
-    for i, char in enumerate(text):
-        if i in forbidden:
-            gaps.append("".join(gap))
-            gap = []
-        else:
-            gap.append(char)
-    gaps.append("".join(gap))
-    holes = [g for i, g in enumerate(gaps) if g or i in (0, len(gaps) - 1)]
-    placeholder = r"(?:\[[A-Z_]+(?::[0-9a-f]{10})?\]|EMAIL_\d+|\*\*\*)+"
-    pattern = placeholder.join(re.escape(part) for part in holes)
-    released = flow.released
-    if expected.blocked:
-        # A prefix: nothing of the first blocking span or after it.
-        first = min(
-            start
-            for finding in expected.findings
-            for start, _ in finding.spans
-            if (rule := guard.policy.rule_for(finding, Stage.OUTPUT)) and rule.action is Action.BLOCK
-        )
-        assert not flow.verdict or flow.verdict.blocked
-        rest = whole(GUARDS["redact"], text[:first]) if first else None
-        assert len(released) <= max(first, len(rest.text or "") if rest else 0) + 40
-    elif len(spans) <= 6 and len(text) < 800:
-        assert re.fullmatch(pattern, released, re.DOTALL)
+    assert ideal.startswith(flow.released)
+    assert blocking or flow.released == ideal
 
 
 @pytest.mark.parametrize("secret", [MAIL, CARD, "foo bar", "+1 415 555 2671"])
@@ -202,10 +183,16 @@ def test_tokens_with_activations_equal_the_guard(folder: Path, text: str, mail: 
 
 @pytest.mark.parametrize("harmless", [0, 5, 8, 100, 301])
 def test_a_violation_after_harmless_tokens_is_stopped(folder: Path, harmless: int) -> None:
-    flow, out = feed_tokens(probe_guard(folder), "a" * harmless + "!" * 30 + "a" * 100)
+    text = "a" * harmless + "!" * 30 + "a" * 100
+    flow, out = feed_tokens(probe_guard(folder), text)
+    passed = 0
+    for end in range(8, len(text), 4):  # the readings, of the last 12 tokens; 5 % of the negatives lie above .476
+        if text[max(0, end - 12) : end].count("!") > 0.476 * min(end, 12):
+            break
+        passed = end
     assert flow.verdict is not None
     assert flow.verdict.blocked
-    assert "!" * 12 not in "".join(out)
+    assert "".join(out) == text[:passed]
     assert flow.verdict.findings[0].category == "hate"
 
 
@@ -229,4 +216,3 @@ def test_without_activations_a_probed_reply_is_withheld_to_its_end(folder: Path,
     expected = guard.check_text(text * 30, "output", "hi")
     assert replace(last.verdict, timings={}) == replace(expected, timings={})
     assert last.text == (expected.text or "")
-    assert PROBE_POLICY

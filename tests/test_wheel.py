@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -68,16 +69,18 @@ def test_it_holds_the_packages_and_their_data_and_nothing_else(wheel: Path) -> N
         "safety_kit/py.typed",
         "safety_kit/_data/policies/default.yaml",
         "safety_kit/_data/examples/benign.jsonl",
+        "safety_kit/_data/demo/prompts.jsonl",
         "classifiers/__init__.py",
         "debugger_app/__init__.py",
     } <= set(sizes)
     for category in CATEGORIES:
         assert f"safety_kit/_data/examples/{category}.jsonl" in sizes
+        assert any(re.fullmatch(rf"safety_kit/_data/examples/{category}\b.*\.md", name) for name in sizes)
         for name in ("manifest.json", "weights.safetensors", "card.md"):
             assert f"safety_kit/_data/classifiers/{category}/{name}" in sizes
     assert {name.split("/")[0].split("-")[0] for name in sizes} == {"safety_kit", "classifiers", "debugger_app"}
     data = {name.split("/")[2] for name in sizes if name.startswith("safety_kit/_data/")}
-    assert data == {"policies", "classifiers", "examples"}
+    assert data == {"policies", "classifiers", "examples", "demo"}
     kinds = {Path(name).suffix for name in sizes if ".dist-info/" not in name}
     assert kinds <= {".py", ".typed", ".yaml", ".jsonl", ".json", ".safetensors", ".md"}
     assert {name: size for name, size in sizes.items() if size > 2**20} == {}

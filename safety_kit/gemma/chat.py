@@ -1,19 +1,20 @@
 """Conversations to prompts.
 
-One rule folds any conversation into turns that alternate user, model, user …: an assistant's message belongs to the model's turn,
-every other role (system, developer, user, tool) to the user's; neighbours on the same side share a turn, joined by a blank line;
-where the model would speak first, an empty user turn stands before it. A conversation that ends with the assistant is continued,
-any other is answered.
+One rule folds any conversation into turns that alternate user, model, user …: an assistant's message belongs to the
+model's turn, every other role (system, developer, user, tool) to the user's; neighbours on the same side share a
+turn, joined by a blank line; where the model would speak first, an empty user turn stands before it. A conversation
+that ends with the assistant is continued, any other is answered.
 
-A tokenizer with a chat template gives Gemma's own turns; a pre-trained Gemma gets a plain dialogue ("User: … / Assistant: …")
-and stops where the user's next line would begin. Content is encoded apart from the template, so it can never become a control token.
+A tokenizer with a chat template gives Gemma's own turns; a pre-trained Gemma gets a plain dialogue ("User: … /
+Assistant: …") and stops where the user's next line would begin. Content is encoded apart from the template, so it
+can never become a control token.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safety_kit.errors import UserError
 from safety_kit.gemma.tokens import Tokens
@@ -100,9 +101,8 @@ def _templated(folded: list[tuple[str, list[int]]], vocabulary: Vocabulary) -> l
         for side, indices in folded
     ]
     answered = folded[-1][0] == "user"
-    rendered: str = vocabulary.tokenizer.apply_chat_template(
-        conversation, tokenize=False, add_generation_prompt=answered
-    )
+    tokenizer: Any = vocabulary.tokenizer
+    rendered: str = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=answered)
     pieces = []
     for index in range(count):
         before, mark, rendered = rendered.partition(_MARK.format(index))

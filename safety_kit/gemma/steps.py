@@ -82,8 +82,9 @@ class Generation:
 def prefill(trunk: Trunk, prompt: Prompt, capture: Capture, reuse: Prefill | None) -> Prefill:
     """Read a prompt, in chunks, into a fresh cache.
 
-    Where `reuse` is an unspent prefill whose tokens begin this prompt and whose trace holds every block asked for, its cache and
-    activations are taken over; otherwise everything is read again, so that no token lacks its activations.
+    Where `reuse` is an unspent prefill whose tokens begin this prompt and whose trace holds every block asked for,
+    its cache and activations are taken over; otherwise everything is read again, so that no token lacks its
+    activations.
     """
     ids = prompt.tokens.ids
     if not ids:
@@ -112,8 +113,9 @@ def _begins(start: tuple[int, ...], whole: tuple[int, ...]) -> bool:
 def steps(gemma: Gemma, start: Prefill, sampling: Sampling, capture: Capture) -> Iterator[Step]:
     """Decode from a prefill.
 
-    A token's activations exist once the model has read it, which is when the next one is chosen; so with a capture each step is
-    yielded one pass later, and the last one costs a pass without the output matrix. Without a capture it costs nothing.
+    A token's activations exist once the model has read it, which is when the next one is chosen; so with a capture
+    each step is yielded one pass later, and the last one costs a pass without the output matrix. Without a capture
+    it costs nothing.
     """
     trunk, vocabulary = gemma.trunk, gemma.vocabulary
     cache, logits = start.take(), start.trace.logits
@@ -158,5 +160,3 @@ def generate(made: Iterable[Step]) -> Generation:
     finish = drained[-1].finish
     assert finish is not None
     return Generation("".join(step.text for step in drained), tuple(step.token_id for step in drained), finish)
-
-

@@ -134,21 +134,19 @@ class Detokenizer:
         return "" if self.stopped else self._emit(final=True)
 
     def _emit(self, final: bool) -> str:
-        if self.strip_start:
-            self._pending = self._pending.lstrip()
-            self.strip_start = not self._pending
+        # White space at the start may belong to a stop string ("\nUser:"), so it is stripped from what goes out.
         hits = [at for at in (self._pending.find(s) for s in self.stop) if at >= 0]
         if hits:
             self.stopped = True
-            out, self._pending = self._pending[: min(hits)], ""
-            return out
-        keep = 0 if final else max((self._open(s) for s in self.stop), default=0)
-        cut = len(self._pending) - keep
-        out, self._pending = self._pending[:cut], self._pending[cut:]
+            cut = min(hits)
+        else:
+            cut = len(self._pending) - (0 if final else max((self._open(s) for s in self.stop), default=0))
+        out, self._pending = self._pending[:cut], "" if hits else self._pending[cut:]
+        if self.strip_start:
+            out = out.lstrip()
+            self.strip_start = not out
         return out
 
     def _open(self, stop: str) -> int:
         longest = min(len(stop) - 1, len(self._pending))
         return next((n for n in range(longest, 0, -1) if self._pending.endswith(stop[:n])), 0)
-
-

@@ -17,7 +17,8 @@ class Capture:
     """Which activations a pass shall keep.
 
     Attributes:
-        blocks: Indices of the blocks whose outputs are kept; `hidden[k]` is the output of block k, before any final norm.
+        blocks: Indices of the blocks whose outputs are kept; `hidden[k]` is the output of block k, before any final
+            norm.
         logits: ``none`` | ``last`` (next-token logits of the last position) | ``all``.
     """
 

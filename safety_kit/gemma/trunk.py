@@ -38,7 +38,8 @@ class Trunk:
     def run(
         self, ids: torch.Tensor, blocks: Sequence[int], *, cache: Any = None, through: bool = True
     ) -> tuple[torch.Tensor | None, dict[int, torch.Tensor]]:
-        """One pass over B × T ids, padded on the right if at all (no mask is needed: causal attention never sees the padding).
+        """One pass over B × T ids, padded on the right if at all (no mask is needed: causal attention never sees the
+        padding).
 
         Args:
             ids: Token ids on the model's device.

@@ -1,0 +1,75 @@
+"""One figure, one result file, and how both are measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure: its median and interval, and the goal it is held against."""
+
+    what: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    goal: str
+    met: bool | None
+
+
+def figure(
+    what: str, values: Sequence[float], unit: str, *, most: float | None = None, least: float | None = None
+) -> Figure:
+    """The median with a 95 % bootstrap interval, against a goal (`most` or `least`), or none."""
+    sample = np.asarray(values, dtype=float)
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(sample, (2000, len(sample))), axis=1)
+    value = float(np.median(sample))
+    goal = f"at most {most:g}" if most is not None else f"at least {least:g}" if least is not None else ""
+    met = value <= most if most is not None else value >= least if least is not None else None
+    return Figure(what, value, *map(float, np.quantile(medians, [0.025, 0.975])), unit, goal, met)
+
+
+def write(name: str, figures: Sequence[Figure], **more: Any) -> Path:
+    """Write `results/NAME.json`."""
+    import torch
+
+    path = RESULTS / f"{name}.json"
+    document = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "system": platform.system(),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "transformers", "scikit-learn", "safety-kit")},
+        },
+        "figures": [asdict(one) for one in figures],
+        **more,
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
