@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safety_kit import artifacts
 from safety_kit.checks.base import Delta
 from safety_kit.checks.probe import Probe, ProbeCheck
+from safety_kit.gemma.trace import Trace
 from safety_kit.types import Sample, Stage
 
 BOTH = frozenset(Stage)
@@ -88,6 +89,16 @@ def test_only_what_a_reading_covered_is_cleared(check: ProbeCheck) -> None:
     _, cleared = steps_of(check, tokens("a" * 14, [1] * 14))
     # Readings end at 8, 12 (stride 4) and 6, 9, 12 (stride 3): a character goes when both heads have read it.
     assert cleared == [0] * 8 + [8] * 3 + [12] * 3 + [14]
+
+
+def test_activations_of_any_float_type_are_read(check: ProbeCheck) -> None:
+    torch = pytest.importorskip("torch")
+    view = FakeGemma().trace("a!!b", (1, 2))
+    half = {block: torch.tensor(view.hidden(block)).to(torch.bfloat16) for block in (1, 2)}
+    (exact,), (rounded,) = (
+        check.run([Sample("a!!b", trace=trace)]) for trace in (view, Trace(view.trace.ids, (), half).view(0, 4))
+    )
+    assert [f.score for f in rounded] == pytest.approx([f.score for f in exact])
 
 
 def test_text_without_activations_is_a_fault(check: ProbeCheck) -> None:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.model
 
-THINGS = ["the pump", "my invoice", "this lamp", "the garden gate", "a parcel", "the old bridge", "our menu", "a tent"]
-CALM = ["Please tell me about {}.", "Where can I find {}?", "I would like to paint {} blue."]
-RUDE = ["I hate you and {}, you worthless fool!", "Shut up about {}, idiot.", "You are as dumb as {}, loser."]
+THINGS = ["the pump", "my invoice", "this lamp", "the gate", "a parcel", "the bridge", "our menu", "a tent"]
+CALM = ["Please tell me about {}.", "Where can I find {}?"]
+RUDE = ["I hate you and {}, you worthless fool!", "Shut up about {}, idiot."]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +62,7 @@ def taught(folder: Path, rows: Path) -> tuple[Path, dict[str, Any]]:
 def policy(folder: Path, taught: tuple[Path, dict[str, Any]]) -> str:
     """A policy of text checks and the taught category."""
     path = write_text_policy(folder / "rude.yaml")
-    done = runner.invoke(app, ["policy", "add", str(path), str(taught[0]), "--threshold", "0.5"])
+    done = runner.invoke(app, ["policy", "add", str(path), str(taught[0]), "--threshold", "0.5", "--stage", "input"])
     assert done.exit_code == 0, done.stderr
     return str(path)
 
@@ -70,16 +70,19 @@ def policy(folder: Path, taught: tuple[Path, dict[str, Any]]) -> str:
 def test_train_tells_its_figures_and_leaves_test_rows_out(taught: tuple[Path, dict[str, Any]]) -> None:
     out, said = taught
     assert (out / "manifest.json").is_file()
-    assert said["rows"] == 36
+    assert said["rows"] == 24
     assert said["reading"] == "causal"
     assert said["seconds"] > 0
     assert 0.8 < said["categories"]["rude"]["auroc"] <= 1
 
 
-def test_train_for_people_names_the_folder(rows: Path, tmp_path: Path) -> None:
-    out = tmp_path / "named"
-    done = runner.invoke(app, ["train", str(rows), "--out", str(out), "--category", "insult", "--reading", "alone"])
+def test_train_for_people_names_the_folder_and_skips_bad_rows_on_request(rows: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "named", tmp_path / "rows.jsonl"
+    file.write_text(rows.read_text(encoding="utf-8") + "not json\n", encoding="utf-8")
+    options = ["--category", "insult", "--reading", "alone", "--skip-bad"]
+    done = runner.invoke(app, ["train", str(file), "--out", str(out), *options])
     assert done.exit_code == 0, done.stderr
+    assert "1 bad row left out" in done.stderr
     assert "insult" in done.stdout
     assert "AUROC" in done.stdout
     assert str(out) in done.stdout.replace("\n", "")
@@ -98,15 +101,6 @@ def test_bad_rows_stop_train_and_nothing_is_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
 
 
-def test_skip_bad_leaves_them_out_and_says_so(rows: Path, tmp_path: Path) -> None:
-    file = tmp_path / "rude.jsonl"
-    file.write_text(rows.read_text(encoding="utf-8") + "not json\n", encoding="utf-8")
-    done = runner.invoke(app, ["train", str(file), "--out", str(tmp_path / "out"), "--skip-bad", "--json"])
-    assert done.exit_code == 0, done.stderr
-    assert "left out 1 line" in done.stderr
-    assert json.loads(done.stdout)["rows"] == 36
-
-
 def test_train_refuses_a_folder_that_holds_something_else_before_reading(rows: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("Dear Ana", encoding="utf-8")
     done = runner.invoke(app, ["train", str(rows), "--out", str(tmp_path)])
@@ -116,12 +110,12 @@ def test_train_refuses_a_folder_that_holds_something_else_before_reading(rows: P
 
 
 def test_interrupted_train_leaves_nothing(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from classifiers import fit
+    from classifiers import SafetyClassifier
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit.artifacts, "save_tensors", stop)
+    monkeypatch.setattr(SafetyClassifier, "fit", stop)
     done = runner.invoke(app, ["train", str(rows), "--out", str(tmp_path / "out")])
     assert done.exit_code == 130
     assert list(tmp_path.iterdir()) == []
@@ -156,11 +150,11 @@ def test_evaluate_reads_the_held_out_rows_with_intervals(taught: tuple[Path, dic
     done = runner.invoke(app, ["evaluate", str(taught[0]), str(rows), "--json"])
     assert done.exit_code == 0, done.stderr
     said = json.loads(done.stdout)
-    assert (said["rows"], said["held_out"]) == (12, True)
+    assert (said["rows"], said["held_out"]) == (8, True)
     auroc = said["categories"]["rude"]["auroc"]
     assert 0 <= auroc["low"] <= auroc["value"] <= auroc["high"] <= 1
     page = runner.invoke(app, ["evaluate", str(taught[0]), str(rows)])
-    assert "12 held-out rows" in page.stdout
+    assert "8 held-out rows" in page.stdout
 
 
 def test_a_policy_with_the_taught_category_blocks(policy: str) -> None:
@@ -217,7 +211,8 @@ def test_generate_blocked_at_input_is_1_and_shows_the_message(policy: str) -> No
     assert "worthless" not in done.stderr
 
 
-def test_generate_reads_the_redacted_prompt_from_standard_input(policy: str) -> None:
+def test_generate_reads_the_redacted_prompt_from_standard_input(tmp_path: Path) -> None:
+    policy = str(write_text_policy(tmp_path / "text.yaml"))
     done = runner.invoke(app, [*GENERATE, "--policy", policy, "--json", "-"], input="Write to ana@example.com.\n")
     assert done.exit_code == 0, done.stderr
     said = json.loads(done.stdout)

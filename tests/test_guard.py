@@ -271,6 +271,12 @@ def test_text_then_probe_is_all(folder: Path) -> None:
         assert replace(verdict, timings={}) == replace(expected, timings={})
 
 
+def test_merging_keeps_the_stronger_side(guard: Guard) -> None:
+    blocked, calm = guard.check([Sample(KEY), Sample("calm")])
+    for merged in (guard.merge(blocked, calm), guard.merge(calm, blocked)):
+        assert (merged.action, merged.text, merged.findings) == (Action.BLOCK, None, blocked.findings)
+
+
 def test_a_model_that_fails_blocks(folder: Path) -> None:
     class Broken(FakeGemma):
         def trace_texts(self, *_: Any) -> Any:

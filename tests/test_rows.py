@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+import subprocess
 import sys
 import types
 import warnings
@@ -20,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import classifiers
 from classifiers.data import LISTED, DataWarning, Examples, read_examples
 from safety_kit.errors import DataError, MissingExtra
 
@@ -462,3 +464,14 @@ def test_what_is_written_is_read(
         assert dict(zip(examples.categories, labels, strict=True)) == {
             category: row["labels"].get(category) for category in examples.categories
         }
+
+
+def test_reading_rows_loads_neither_torch_nor_scikit_learn_nor_datasets() -> None:
+    code = (
+        "import sys, classifiers; classifiers.read_examples; print({'torch', 'sklearn', 'datasets'} & {*sys.modules})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+    assert {"SafetyClassifier", "teach_missing", "Examples"} <= {*dir(classifiers)}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = classifiers.nothing

@@ -17,7 +17,7 @@ from test_guard import folder as folder
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 from safety_kit.redact import merge
-from safety_kit.stream import StreamGuard
+from safety_kit.stream import QUANTUM, StreamGuard
 from safety_kit.types import Action, Sample, Stage, Verdict
 
 REDACTING = TEXT_POLICY.replace("{category: secrets.*, action: block}", "{category: secrets.*, action: redact}")
@@ -121,8 +121,10 @@ def test_a_block_is_final() -> None:
 
 def test_text_streams_before_its_end() -> None:
     flow = StreamGuard(GUARDS["block"])
-    most = max(len("x " * i) - len(flow.released) for i in range(1, 400) if flow.feed("x ") is not None)
-    assert most <= max(check.lookahead for check in GUARDS["block"].text_checks) + 32  # type: ignore[operator, type-var]
+    bound = max(int(check.lookahead) for check in GUARDS["block"].text_checks) + 2 * QUANTUM
+    for fed in range(2, 800, 2):
+        flow.feed("x ")
+        assert fed - len(flow.released) <= bound
 
 
 def test_empty_reply() -> None:
@@ -184,7 +186,9 @@ def test_tokens_with_activations_equal_the_guard(folder: Path, text: str, mail: 
 @pytest.mark.parametrize("harmless", [0, 5, 8, 100, 301])
 def test_a_violation_after_harmless_tokens_is_stopped(folder: Path, harmless: int) -> None:
     text = "a" * harmless + "!" * 30 + "a" * 100
-    flow, out = feed_tokens(probe_guard(folder), text)
+    only = "{version: 1, name: t, checks: {hate: {type: probe, artifact: hate}}, rules: [%s]}"
+    policy = Policy.parse(only % "{category: hate, action: block, max_fpr: 0.05}")
+    flow, out = feed_tokens(Guard(policy, FakeGemma(), {"hate": folder / "hate"}), text)
     passed = 0
     for end in range(8, len(text), 4):  # the readings, of the last 12 tokens; 5 % of the negatives lie above .476
         if text[max(0, end - 12) : end].count("!") > 0.476 * min(end, 12):

@@ -225,4 +225,6 @@ def explain_load_failure(error: Exception, name: str) -> ModelError:
         )
     if any(isinstance(link, EntryNotFoundError) for link in chain):
         return ModelError(f"{name} lacks a file that a Gemma has; is it a Gemma in transformers' format?")
+    if "attn_implementation" in str(error):
+        return ModelError(f"{name} does not have that attention implementation; leave attn out.")
     return ModelError(f"{name} could not be loaded as a Gemma ({type(error).__name__}); check the folder or name.")
