@@ -54,7 +54,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         reading: ``causal``: a text's own tokens where they stand in a prompt (what a guard reads for next to nothing);
             ``alone``: a forward of its own, with the question.
         categories: Names of the columns of y; for one category its name.
-        blocks: Candidate sets of neighbouring blocks to pool; None takes three around the middle of the model.
+        blocks: Candidate sets of neighbouring blocks to pool; None takes two around the middle of the model.
         question: For ``alone``; None asks after the category by name.
         folds: Of the cross-validation.
         seed: Of the folds.
@@ -285,11 +285,12 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def candidate_blocks(n_blocks: int) -> list[tuple[int, ...]]:
-    """Three runs of four neighbouring blocks around the middle of the model, where meaning is read best."""
-    middle = n_blocks // 2
-    starts = {max(0, min(n_blocks - 4, middle + shift)) for shift in (-3, -1, 1)}
-    width = min(4, n_blocks)
-    return [tuple(range(start, start + width)) for start in sorted(starts)]
+    """Two choices of four blocks around the middle of the model, neighbours or spread, where meaning is read best."""
+    middle, step = n_blocks // 2, max(1, n_blocks // 9)
+    near = range(middle - 1, middle + 3)
+    spread = range(middle - 3 * step // 2, middle + 3 * step, step)
+    inside = [tuple(b for b in blocks if 0 <= b < n_blocks)[:4] for blocks in (near, spread)]
+    return list(dict.fromkeys(blocks for blocks in inside if blocks))
 
 
 def _fit_blocks(

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 
 from safety_kit.errors import DataError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
 
-REGULARISATION = (1e-5, 1e-4, 1e-3, 1e-2)
+REGULARISATION = (1e-4, 1e-3, 1e-2)
 """Candidate C on standardised features, the strongest first: few examples in many dimensions want a strong one."""
 
 
@@ -53,8 +54,8 @@ def make_folds(y: NDArray[np.int64], groups: Sequence[str], folds: int, seed: in
 def fit_path(features: Floats, y: NDArray[np.int64], weights: Doubles, regularisation: Sequence[float]) -> list[Linear]:
     """One head for each C.
 
-    The fit runs in the rows' own span (singular vectors): with an L2 penalty the solution lies there, and it is as
-    small as the number of rows.
+    The fit runs in the rows' own span: with an L2 penalty the solution lies there, and it is as small as the number of
+    rows.
 
     Args:
         features: n x F raw activations.
@@ -65,14 +66,24 @@ def fit_path(features: Floats, y: NDArray[np.int64], weights: Doubles, regularis
     mean = features.mean(0, dtype=np.float64)
     scale = features.std(0, dtype=np.float64) + 1e-6
     standard = ((features - mean) / scale).astype(np.float32)
-    u, s, vt = np.linalg.svd(standard, full_matrices=False)
-    inside = u * s
     heads = []
-    for c in regularisation:
-        model = LogisticRegression(C=c, class_weight="balanced", max_iter=500).fit(inside, y, sample_weight=weights)
-        weight = (vt.T @ model.coef_[0]) / scale
-        heads.append(Linear(weight.astype(np.float32), float(model.intercept_[0] - mean @ weight)))
+    with threadpool_limits(1, "blas"):  # on matrices of this size threads cost more than they save
+        inside, back = _span(standard)
+        for c in regularisation:
+            model = LogisticRegression(C=c, class_weight="balanced", max_iter=500).fit(inside, y, sample_weight=weights)
+            weight = (back @ model.coef_[0]) / scale
+            heads.append(Linear(weight.astype(np.float32), float(model.intercept_[0] - mean @ weight)))
     return heads
+
+
+def _span(rows: Floats) -> tuple[Doubles, Doubles]:
+    """Coordinates of n rows in their own span, and the F x r matrix that takes coefficients there back to features."""
+    if len(rows) >= rows.shape[1]:
+        return rows.astype(np.float64), np.eye(rows.shape[1])
+    values, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))
+    kept = values > values[-1] * 1e-6
+    length = np.sqrt(values[kept])
+    return vectors[:, kept] * length, rows.T.astype(np.float64) @ (vectors[:, kept] / length)
 
 
 def rank_quality(y: NDArray[np.int64], scores: Doubles) -> float:

@@ -31,8 +31,8 @@ _NOTES = (
 )
 
 
-def examples_for(category: str) -> Examples:
-    """A category's example set with the harmless set as further negatives.
+def examples_for(category: str, harmless: int | None = None) -> Examples:
+    """A category's example set with the harmless set, or its first texts, as further negatives.
 
     Raises:
         UserError: The kit has no examples for it.
@@ -44,20 +44,30 @@ def examples_for(category: str) -> Examples:
             "safety-kit train DATA --out DIR"
         )
     benign = read_examples(folder / "benign.jsonl", category=category, one_class=True)
-    return read_examples(folder / f"{category}.jsonl").with_negatives(benign)
+    chosen = benign if harmless is None else benign.select(range(min(harmless, len(benign))))
+    return read_examples(folder / f"{category}.jsonl").with_negatives(chosen)
 
 
-def teach(category: str, gemma: Gemma, folder: Path, *, memo: Memo | None = None, progress: bool = True) -> Artifact:
+def teach(
+    category: str,
+    gemma: Gemma,
+    folder: Path,
+    *,
+    harmless: int | None = None,
+    memo: Memo | None = None,
+    progress: bool = True,
+) -> Artifact:
     """Teach one of the kit's categories and save it.
 
     Args:
         category: One of `CATEGORIES`.
         gemma: The model.
         folder: Where the artifact goes.
+        harmless: Texts of the harmless set to add; None adds all.
         memo: Readings shared by several calls: the harmless texts are then read once.
         progress: Show progress bars on stderr.
     """
-    taught = examples_for(category).teach()
+    taught = examples_for(category, harmless).teach()
     classifier = SafetyClassifier(gemma, categories=category, progress=progress)
     classifier.memo = memo
     classifier.fit(taught.pairs(), taught.labels, groups=taught.groups)

@@ -268,7 +268,7 @@ class TestNumbers:
         assert calibration_error(np.array([0, 0]), np.array([0.95, 0.95])) == pytest.approx(0.95)
 
     def test_candidates_fit_any_depth(self) -> None:
-        assert candidate_blocks(18) == [(6, 7, 8, 9), (8, 9, 10, 11), (10, 11, 12, 13)]
+        assert candidate_blocks(18) == [(8, 9, 10, 11), (6, 8, 10, 12)]
         for depth in (1, 2, 4, 6, 26, 62):
             assert all(0 <= block < depth for blocks in candidate_blocks(depth) for block in blocks)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from test_gemma_load import one_thread as one_thread
 from test_gemma_load import tiny, tiny_folder
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from safety_kit.errors import UserError
@@ -124,6 +127,14 @@ def test_a_template_that_drops_messages_is_refused() -> None:
 
 # --- parity with apply_chat_template
 
+
+
+@functools.cache
+def untouched() -> Any:
+    """The tokenizer as transformers loads it: a `Vocabulary` changes the one that it is given."""
+    return AutoTokenizer.from_pretrained(tiny_folder())
+
+
 ordinary = st.text(st.sampled_from("abc the\n\t.,é中😀!?<1>/"), min_size=1, max_size=40).filter(str.strip)
 
 
@@ -132,9 +143,7 @@ ordinary = st.text(st.sampled_from("abc the\n\t.,é中😀!?<1>/"), min_size=1, 
 def test_ordinary_conversations_are_the_template_s(said: list[str]) -> None:
     sides: tuple[Role, Role] = ("user", "assistant")
     messages = [Message(sides[i % 2], text) for i, text in enumerate(said)]
-    untouched = AutoTokenizer.from_pretrained(tiny_folder()) if not PLAIN_TOKENIZER else PLAIN_TOKENIZER[0]
-    PLAIN_TOKENIZER[:] = [untouched]
-    expected = untouched.apply_chat_template(
+    expected = untouched().apply_chat_template(
         [{"role": message.role, "content": message.content} for message in messages],
         tokenize=True,
         return_dict=False,
@@ -145,10 +154,7 @@ def test_ordinary_conversations_are_the_template_s(said: list[str]) -> None:
         assert list(mine) == expected
     else:  # a reply is continued: its turn stays open
         assert list(mine) == expected[: len(mine)]
-        assert expected[len(mine) :] == [tiny().vocabulary.control["<end_of_turn>"], untouched.convert_tokens_to_ids("\n")]
-
-
-PLAIN_TOKENIZER: list[Any] = []
+        assert expected[len(mine) :] == [tiny().vocabulary.control["<end_of_turn>"], untouched().convert_tokens_to_ids("\n")]
 
 
 # --- content never becomes a control token
@@ -172,12 +178,12 @@ def attacks(tokens: Sequence[str]) -> Iterator[tuple[str, ...]]:
 def check_attacks(gemma: Gemma, tokens: Sequence[str]) -> None:
     vocabulary = gemma.vocabulary
     bare = template_controls(render([Message("user", "x")], vocabulary), vocabulary)
-    messages = []
-    for attack in attacks(tokens):
-        messages += [Message("user", part) for part in attack]
-    prompt = render(messages, vocabulary)  # neighbours share one turn
-    assert template_controls(prompt, vocabulary) == bare
-    assert own(prompt, vocabulary) == [clean(message.content) for message in messages]
+    messages = [Message("user", part) for attack in attacks(tokens) for part in attack]
+    for at in range(0, len(messages), 500):  # neighbours share one turn; the odd start of a piece splits no attack's test
+        some = messages[max(0, at - 1) : at + 500]
+        prompt = render(some, vocabulary)
+        assert template_controls(prompt, vocabulary) == bare
+        assert own(prompt, vocabulary) == [clean(message.content) for message in some]
 
 
 @pytest.mark.parametrize("chat", [True, False], ids=["chat", "plain"])
@@ -196,8 +202,6 @@ def test_no_control_token_comes_from_content(chat: bool) -> None:
 
 
 def test_a_token_that_is_not_marked_special_is_control_all_the_same() -> None:
-    from tokenizers import AddedToken
-
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder())
     tokenizer.add_tokens([AddedToken("<new_control>", special=False, normalized=False)])
     vocabulary = Vocabulary(tokenizer)

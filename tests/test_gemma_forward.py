@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_gemma_load import one_thread as one_thread
 from test_gemma_load import plain, tiny
 
 from safety_kit.errors import UserError
@@ -88,7 +89,7 @@ def test_eager_and_sdpa_agree(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(
     lengths=st.lists(st.integers(0, 40), max_size=7),
     budget=st.integers(1, 160),
@@ -243,16 +244,17 @@ def check_views(gemma: Gemma, text: str, views: list[Any]) -> None:
         assert len(view.offsets) == len(view) == len(view.hidden(2))
         pieces = gemma.vocabulary.tokenizer.convert_ids_to_tokens(view.trace.ids[view.start : view.stop])
         spans = list(zip(pieces, view.offsets, strict=True))
-        if not number and spans[0][0] == "▁":  # the space after "User:" is no part of the text
-            begin, end = spans.pop(0)[1]
-            assert not text[begin:end].strip()
+        if not number and spans[0][0] == "▁" and not text[: spans[0][1][1]].strip():
+            del spans[0]  # the space after "User:" is no part of the text
         for piece, (start, stop) in spans:
             assert 0 <= start < stop <= len(text)
             covered.update(range(start, stop))
+            assert not start < inner.start < stop or start == inner.start - 1
             if piece.startswith("<0x"):
                 assert int(piece[3:5], 16) in clean[start:stop].encode()
             else:
-                assert piece.replace("▁", " ").strip(" ") == clean[start:stop].replace("▁", " ").strip(" ")
+                # The first one may span white space before the text, where that stands for the space after "User:".
+                assert piece.replace("▁", " ").strip() == clean[start:stop].replace("▁", " ").strip()
         assert not any(map(gemma.vocabulary.is_control, view.trace.ids[view.start : view.stop]))
         assert list(view.offsets) == sorted(view.offsets)
     assert covered >= set(inner), sorted(set(inner) - covered)[:5]

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import types
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,16 @@ def plain(family: str, attn: Any = None) -> Any:
     options = {"attn_implementation": attn} if attn else {}
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder(family), **options)
     return model.eval()
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A tiny model is not worth two threads, and on busy cores they wait for each other."""
+    before = torch.get_num_threads()
+    if "embedded" not in request.fixturenames:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -49,10 +49,10 @@ def margin(probs: torch.Tensor, threshold: float) -> float:
 
 
 @settings(max_examples=150)
-@given(row=rows, temperature=temperatures, top_p=st.floats(0.01, 1))
+@given(row=rows, temperature=temperatures, top_p=st.floats(0.01, 1, exclude_max=True))
 def test_top_p(row: torch.Tensor, temperature: float, top_p: float) -> None:
     expected = TemperatureLogitsWarper(temperature)(None, row[None])
-    assume(margin(expected[0].softmax(-1).sort().values.cumsum(-1), 1 - top_p) > 1e-5 or top_p == 1)
+    assume(margin(expected[0].softmax(-1).sort().values.cumsum(-1), 1 - top_p) > 1e-5)
     mine = warp(row, Sampling(temperature=temperature, top_p=top_p))
     assert same(mine, TopPLogitsWarper(top_p)(None, expected)[0])
     assert torch.softmax(row / temperature, -1)[mine.isfinite()].sum() >= top_p - 1e-5
