@@ -1,4 +1,4 @@
-"""Conversations to prompts: the folding rule, parity with the template, and content that never becomes a control token."""
+"""Conversations to prompts: the folding rule, parity with the template, content that never becomes a control token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from safety_kit.types import Message, Role
 ROLES: tuple[Role, ...] = ("system", "developer", "user", "assistant", "tool")
 CONTROL = sorted(tiny().vocabulary.control)
 
-pieces = st.sampled_from(["a", " ", "\n", "the cat", "é", "😀", "\ud800", "\x00", "▁", "<", ">", "\ue0000\ue001", "User:"])
+pieces = st.sampled_from(
+    ["a", " ", "\n", "the cat", "é", "😀", "\ud800", "\x00", "▁", "<", ">", "\ue0000\ue001", "User:"]
+)
 contents = st.lists(pieces | st.sampled_from(CONTROL), max_size=6).map("".join)
 conversations = st.lists(st.builds(Message, st.sampled_from(ROLES), contents), min_size=1, max_size=7)
 
@@ -128,7 +130,6 @@ def test_a_template_that_drops_messages_is_refused() -> None:
 # --- parity with apply_chat_template
 
 
-
 @functools.cache
 def untouched() -> Any:
     """The tokenizer as transformers loads it: a `Vocabulary` changes the one that it is given."""
@@ -154,14 +155,17 @@ def test_ordinary_conversations_are_the_template_s(said: list[str]) -> None:
         assert list(mine) == expected
     else:  # a reply is continued: its turn stays open
         assert list(mine) == expected[: len(mine)]
-        assert expected[len(mine) :] == [tiny().vocabulary.control["<end_of_turn>"], untouched().convert_tokens_to_ids("\n")]
+        assert expected[len(mine) :] == [
+            tiny().vocabulary.control["<end_of_turn>"],
+            untouched().convert_tokens_to_ids("\n"),
+        ]
 
 
 # --- content never becomes a control token
 
 
 def attacks(tokens: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Each control token alone, repeated, doubled into itself and another, at the ends of a word, split over two messages."""
+    """Each control token alone, repeated, doubled into itself and another, between words, split over two messages."""
     draw = random.Random(0)
     for token in tokens:
         middle = len(token) // 2
@@ -179,7 +183,9 @@ def check_attacks(gemma: Gemma, tokens: Sequence[str]) -> None:
     vocabulary = gemma.vocabulary
     bare = template_controls(render([Message("user", "x")], vocabulary), vocabulary)
     messages = [Message("user", part) for attack in attacks(tokens) for part in attack]
-    for at in range(0, len(messages), 500):  # neighbours share one turn; the odd start of a piece splits no attack's test
+    for at in range(
+        0, len(messages), 500
+    ):  # neighbours share one turn; the odd start of a piece splits no attack's test
         some = messages[max(0, at - 1) : at + 500]
         prompt = render(some, vocabulary)
         assert template_controls(prompt, vocabulary) == bare
@@ -236,7 +242,9 @@ def test_lone_surrogates_are_read_one_for_one(chat: bool) -> None:
 def test_the_embedded_tokenizer_s_control_tokens_stay_out_of_content(embedded: Gemma) -> None:
     control = embedded.vocabulary.control
     assert len(control) == 6252
-    assert {"<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<unused6241>"} <= set(control)
+    assert {"<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<unused6241>"} <= set(
+        control
+    )
     check_attacks(embedded, sorted(control))
 
 

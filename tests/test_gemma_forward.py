@@ -1,4 +1,4 @@
-"""`Gemma.forward` and `trace_texts`: equal to plain transformers, only as much work as is asked for, every token read."""
+"""`Gemma.forward` and `trace_texts`: equal to plain transformers, no more work than is asked for, every token read."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def counted(gemma: Gemma) -> Iterator[dict[int, int]]:
 
 def close(left: torch.Tensor, right: torch.Tensor, at_most: float = 1e-5) -> bool:
     """Whether two tensors differ by no more than this, relative to what they hold."""
-    return left.shape == right.shape and bool((left - right).abs().max() <= at_most * max(1.0, float(right.abs().max())))
+    return left.shape == right.shape and bool(
+        (left - right).abs().max() <= at_most * max(1.0, float(right.abs().max()))
+    )
 
 
 # --- the same as plain transformers
@@ -120,7 +122,9 @@ def test_a_batch_is_its_texts_one_by_one(
 def test_no_batch_exceeds_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     gemma, shapes = tiny(), []
     run = gemma.trunk.run
-    monkeypatch.setattr(gemma.trunk, "run", lambda ids, *rest, **more: (shapes.append(ids.shape), run(ids, *rest, **more))[1])
+    monkeypatch.setattr(
+        gemma.trunk, "run", lambda ids, *rest, **more: (shapes.append(ids.shape), run(ids, *rest, **more))[1]
+    )
     gemma.forward([tokens_of(n) for n in (3, 50, 7, 200, 9, 1, 30, 30)], Capture((0,)), token_budget=100)
     assert all(rows * width <= 100 or rows == 1 for rows, width in shapes)
     assert max(rows for rows, _ in shapes) > 1
@@ -147,7 +151,9 @@ def test_it_stops_after_the_top_block(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_output_matrix_is_multiplied_only_when_asked(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gemma, rows = tiny(family), []
-    handle = gemma.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[0]))
+    handle = gemma.model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, args: rows.append(args[0].shape[0])
+    )
     try:
         gemma.forward([tokens_of(20), tokens_of(9)], Capture(ALL))
         assert rows == []
@@ -197,7 +203,7 @@ def test_a_block_that_is_not_there(block: int) -> None:
 
 def test_a_text_longer_than_the_context() -> None:
     gemma = tiny()
-    with pytest.raises(UserError, match="has 4097 tokens; .* reads at most 4096"):
+    with pytest.raises(UserError, match=r"has 4097 tokens; .* reads at most 4096"):
         gemma.forward([tokens_of(3), tokens_of(4097)], Capture((1,)))
     assert gemma.forward([tokens_of(4096)], Capture((0,)))[0].hidden[0].shape == (4096, 32)
 

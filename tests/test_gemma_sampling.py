@@ -29,7 +29,9 @@ temperatures = st.floats(0.05, 5)
 
 def same(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
     """One distribution: the same tokens dropped, the same probabilities of the rest (logits may be shifted)."""
-    return torch.equal(mine.isneginf(), theirs.isneginf()) and torch.allclose(mine.softmax(-1), theirs.softmax(-1), atol=1e-6)
+    return torch.equal(mine.isneginf(), theirs.isneginf()) and torch.allclose(
+        mine.softmax(-1), theirs.softmax(-1), atol=1e-6
+    )
 
 
 @settings(max_examples=150)

@@ -1,4 +1,4 @@
-"""Decoding: cached equals full, greedy equals transformers, each token's own activations, reuse, stop strings, characters."""
+"""Decoding: cached equals full, greedy equals transformers, each token's activations, reuse, stop strings, characters."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class Rows:
 # --- cached decoding
 
 
-def check_cached(gemma: Gemma, prompt: Prompt, blocks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+def check_cached(
+    gemma: Gemma, prompt: Prompt, blocks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
     """Logits, log-probabilities and activations of cached decoding are those of one pass over the whole."""
     with monkeypatch.context() as patched:
         rows = Rows(gemma, patched).rows
@@ -265,7 +267,7 @@ def test_the_context_is_never_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
             made = list(gemma.steps(Prompt(tokens_of(length), ()), Sampling(max_tokens=99), Capture(blocks)))
             assert len(made) == room
             assert made[-1].finish == "length"
-    with pytest.raises(UserError, match="fills .* context of 40 tokens; shorten it"):
+    with pytest.raises(UserError, match=r"fills .* context of 40 tokens; shorten it"):
         gemma.generate(Prompt(tokens_of(40), ()), Sampling())
     with pytest.raises(UserError, match="has 41 tokens"):
         gemma.prefill(Prompt(tokens_of(41), ()))

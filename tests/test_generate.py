@@ -38,11 +38,19 @@ rules:
   - {category: words, action: block}
 messages: {default: withheld}
 """
-PROBED = TEXT.replace("checks:", "checks:\n  mood: {type: probe, artifact: ./mood}").replace(
-    "rules:", "rules:\n  - {category: mood, action: block, threshold: 0.5}"
-).replace("messages: {", "messages: {mood: not in this mood, ")
-NO_PII = {name: "".join(line for line in text.splitlines(True) if "pii" not in line) for name, text in (("text", TEXT), ("probed", PROBED))}
-"""The same without the check that holds back a hundred characters, in which an address may begin."""
+PROBED = (
+    TEXT.replace("checks:", "checks:\n  mood: {type: probe, artifact: ./mood}")
+    .replace("rules:", "rules:\n  - {category: mood, action: block, threshold: 0.5}")
+    .replace("messages: {", "messages: {mood: not in this mood, ")
+)
+
+
+def without(policy: str, check: str) -> str:
+    """A policy without one of its checks: `pii` holds back a hundred characters, in which an address may begin."""
+    return "".join(line for line in policy.splitlines(True) if check not in line)
+
+
+NO_PII = {"text": without(TEXT, "pii"), "probed": without(PROBED, "pii")}
 BLOCKS = (1, 4)
 WINDOW, STRIDE = 6, 3
 
@@ -199,7 +207,9 @@ def no_model(*_: Any, **__: Any) -> Any:
     pytest.fail("the model was run")
 
 
-def test_an_input_that_the_text_checks_block_is_never_read(either: GuardedGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_that_the_text_checks_block_is_never_read(
+    either: GuardedGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("prefill", "steps", "forward", "trace_texts", "render"):
         monkeypatch.setattr(either.gemma, name, no_model)
     reply = either.generate([Message("system", "be kind"), Message("user", "a bad word"), Message("user", "hi")])
@@ -222,7 +232,12 @@ def test_an_input_that_a_probe_blocks_is_never_answered(heads: Path, monkeypatch
 
 
 def test_the_probe_reads_each_message_where_it_stands(probed: GuardedGemma, heads: Path) -> None:
-    messages = [Message("system", "be kind"), Message("user", "what is it"), Message("user", "the cat"), Message("tool", "{}")]
+    messages = [
+        Message("system", "be kind"),
+        Message("user", "what is it"),
+        Message("user", "the cat"),
+        Message("tool", "{}"),
+    ]
     reply = probed.generate(messages, Sampling(max_tokens=2))
     assert len(reply.inputs) == 4
     assert all(verdict.timings.keys() == {"pii", "words", "probe"} for verdict in reply.inputs)
@@ -240,7 +255,10 @@ def test_the_probe_reads_each_message_where_it_stands(probed: GuardedGemma, head
         patched.setattr(
             artifacts.Head,
             "probability",
-            lambda head, score, stage: (seen.append(score) if stage is Stage.INPUT else None, probe(head, score, stage))[1],
+            lambda head, score, stage: (
+                seen.append(score) if stage is Stage.INPUT else None,
+                probe(head, score, stage),
+            )[1],
         )
         probed.generate(messages, Sampling(max_tokens=2))
     assert seen == pytest.approx(expected, abs=1e-5)
@@ -280,7 +298,7 @@ def test_bad_conversations(either: GuardedGemma) -> None:
 def test_a_blocked_reply_stops_the_decoding(policy: str, heads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gemma = guarded(heads / "quiet" if policy == "probed" else None, NO_PII[policy])
     before = "a fine day for the cat, and then comes the next one: "
-    count = script(monkeypatch, before + "a bad word")
+    count = script(monkeypatch, before + "a bad word. And")
     with counted(gemma.gemma) as seen:
         stream = gemma.stream("hi", Sampling(max_tokens=300))
         assert next(stream)
@@ -290,11 +308,13 @@ def test_a_blocked_reply_stops_the_decoding(policy: str, heads: Path, monkeypatc
     assert reply.output.text is None
     assert reply.output.findings[0].category == "words"
     assert reply.reply == before + "a \n\nwithheld"
-    assert count <= reply.completion_tokens < count + 40  # text alone is read in pieces of 16 characters
+    assert count - 5 < reply.completion_tokens < count + 20  # text alone is read in pieces of 16 characters
     assert seen[0] <= reply.prompt_tokens + reply.completion_tokens
 
 
-def test_a_blocked_reply_without_a_prefix_is_the_message_alone(either: GuardedGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blocked_reply_without_a_prefix_is_the_message_alone(
+    either: GuardedGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script(monkeypatch, "bad word, and more")
     assert either.generate("hi").reply == "withheld"
 
@@ -323,7 +343,7 @@ def test_a_probe_stops_a_reply_where_it_turns(tmp_path: Path, monkeypatch: pytes
     write_head(tmp_path / "mood", gemma, weight, {"input": QUIET, "output": -50.0}, slope=100.0)
     script(monkeypatch, text)
     with counted(gemma) as seen:
-        reply = guarded(tmp_path, NO_PII["probed"]).generate("hi", Sampling(max_tokens=count))
+        reply = guarded(tmp_path, without(NO_PII["probed"], "words")).generate("hi", Sampling(max_tokens=count))
     # Readings of 6 tokens end at 6, 9, 12 …; the one at 18 is half 1 (not over .5 for sure), the one at 21 is all 1.
     assert reply.finish_reason == "content_filter"
     assert reply.completion_tokens in (18, 21)
@@ -401,7 +421,9 @@ def boom(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ["words", "probe"])
-def test_a_check_that_raises_on_the_input_blocks(name: str, probed: GuardedGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_raises_on_the_input_blocks(
+    name: str, probed: GuardedGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check = probed.guard.probes if name == "probe" else probed.guard.text_checks[-1]
     monkeypatch.setattr(check, "run", boom)
     monkeypatch.setattr(probed.gemma, "steps", no_model)
@@ -413,7 +435,9 @@ def test_a_check_that_raises_on_the_input_blocks(name: str, probed: GuardedGemma
 
 
 @pytest.mark.parametrize("name", ["words", "probe"])
-def test_a_check_that_raises_on_the_output_blocks(name: str, probed: GuardedGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_raises_on_the_output_blocks(
+    name: str, probed: GuardedGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check: Any = probed.guard.probes if name == "probe" else probed.guard.text_checks[-1]
     monkeypatch.setattr(check, "run", lambda samples: [[] for _ in samples])
     monkeypatch.setattr(check, "step", boom)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 24
 HARMLESS = 100
-"""Ordinary texts to teach from besides the category's own set, so that it takes a minute; `make classifiers` takes all."""
+"""Ordinary texts to teach from besides the category's own set: it shall take a minute. `make classifiers` takes all."""
 TAUGHT = "hate"
 """The category that is taught before your eyes."""
 
