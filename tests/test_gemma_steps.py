@@ -1,4 +1,4 @@
-"""Decoding: cached equals full, greedy equals transformers, each token's activations, reuse, stop strings, characters."""
+"""Decoding: cached equals full, greedy equals transformers, its own activations, reuse, stop strings, characters."""
 
 from __future__ import annotations
 

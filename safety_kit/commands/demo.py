@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MAX_TOKENS = 24
 HARMLESS = 100
 """Ordinary texts to teach from besides the category's own set: it shall take a minute. `make classifiers` takes all."""
+SHOWN = 56
+"""Characters of a prompt and of a reply that the table shows."""
 TAUGHT = "hate"
 """The category that is taught before your eyes."""
 
@@ -170,9 +172,14 @@ def _show(
         worst = max(verdicts, key=lambda verdict: verdict.action)
         where = f" at {worst.stage.value}" if worst.action else ""
         fired = ", ".join(filter(None, map(console.fired, verdicts)))
-        shown = console.one_line(reply.reply, 70)
+        shown = console.one_line(reply.reply, SHOWN)
         console.add_row(
-            made, console.one_line(row.text, 70), f"{worst.action}{where}", fired, shown, f"{reply.seconds * 1000:.0f}"
+            made,
+            console.one_line(row.text, SHOWN),
+            f"{worst.action}{where}",
+            fired,
+            shown,
+            f"{reply.seconds * 1000:.0f}",
         )
     console.show(made)
     table = console.table(
@@ -187,11 +194,11 @@ def _show(
     console.show(table)
     print(
         "A category's line: its own rule and its own set, whose harmless texts all look harmful.\n"
-        "The last line: any rule, ordinary texts, and the harmful texts of all sets. Yours will differ from them."
+        "The last line: any rule, ordinary texts, and the harmful texts of all sets. Texts of yours will differ."
     )
     if costs:
         print(
-            f"\nGuarding: {costs['guarded']:.2f} s a reply against {costs['unguarded']:.2f} s without, "
-            f"{costs['ratio'] - 1:+.1%} (3 replies; `make bench-house` measures it properly)."
+            f"\nGuarding changes the time of a reply by {costs['ratio'] - 1:+.1%}: the median of {costs['replies']:.0f} pairs, "
+            f"{costs['unguarded']:.1f} s each.\nThat is a glimpse; `make bench-house` measures it properly."
         )
     print(f"\n{NEXT}")

@@ -133,7 +133,7 @@ def _rate(happened: Any) -> Rate:
 
 
 def cost(gemma: Gemma, guarded: GuardedGemma, prompts: Sequence[str], sampling: Sampling) -> dict[str, float]:
-    """Seconds a reply with and without the guard, in turn; medians, and the median of the paired ratios."""
+    """Median seconds a reply with and without the guard, taken in turn, and the median of the paired ratios."""
     with_guard, without = [], []
     for prompt in prompts:
         begin = time.perf_counter()
@@ -141,4 +141,9 @@ def cost(gemma: Gemma, guarded: GuardedGemma, prompts: Sequence[str], sampling: 
         without.append(time.perf_counter() - begin)
         with_guard.append(guarded.generate(prompt, sampling).seconds)
     ratios = [a / b for a, b in zip(with_guard, without, strict=True)]
-    return {"unguarded": median(without), "guarded": median(with_guard), "ratio": median(ratios)}
+    return {
+        "unguarded": median(without),
+        "guarded": median(with_guard),
+        "ratio": median(ratios),
+        "replies": len(ratios),
+    }
