@@ -198,7 +198,8 @@ def _show(
     )
     if costs:
         print(
-            f"\nGuarding changes the time of a reply by {costs['ratio'] - 1:+.1%}: the median of {costs['replies']:.0f} pairs, "
-            f"{costs['unguarded']:.1f} s each.\nThat is a glimpse; `make bench-house` measures it properly."
+            f"\nGuarding changes the time of a reply by {costs['ratio'] - 1:+.1%}: the median of "
+            f"{costs['replies']:.0f} pairs, {costs['unguarded']:.1f} s each.\n"
+            "That is a glimpse; `make bench-house` measures it properly."
         )
     print(f"\n{NEXT}")

@@ -68,14 +68,14 @@ def render(messages: Sequence[Message], vocabulary: Vocabulary) -> Prompt:
     leads = [" " if index in opens and message.content.strip() else "" for index, message in enumerate(messages)]
     lost = [len(message.content) - len(message.content.lstrip()) for message in messages]
     encoded = vocabulary.contents([lead + m.content.strip() for lead, m in zip(leads, messages, strict=True)])
-    tokens = vocabulary.template(pieces[0])
-    ranges = []
+    parts = [vocabulary.template(pieces[0])]
+    at, ranges = len(parts[0]), []
     for index, piece in enumerate(pieces[1:]):
-        start = len(tokens)
-        tokens += encoded[index].shifted(lost[index] - len(leads[index]))
-        ranges.append((start, len(tokens)))
-        tokens += vocabulary.template(piece)
-    return Prompt(tokens, tuple(ranges), ("\nUser:",) if plain else (), strip_start=plain)
+        own, after = encoded[index].shifted(lost[index] - len(leads[index])), vocabulary.template(piece)
+        ranges.append((at, at + len(own)))
+        at += len(own) + len(after)
+        parts += own, after
+    return Prompt(Tokens.join(parts), tuple(ranges), ("\nUser:",) if plain else (), strip_start=plain)
 
 
 def _plain(folded: list[tuple[str, list[int]]]) -> list[str]:

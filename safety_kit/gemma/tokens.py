@@ -38,6 +38,13 @@ class Tokens:
     def __add__(self, other: Tokens) -> Tokens:
         return Tokens(self.ids + other.ids, self.offsets + other.offsets)
 
+    @classmethod
+    def join(cls, parts: Sequence[Tokens]) -> Tokens:
+        """The parts, one after the other."""
+        return cls(
+            tuple(id_ for part in parts for id_ in part.ids), tuple(span for part in parts for span in part.offsets)
+        )
+
     def shifted(self, by: int) -> Tokens:
         """The same tokens, their spans moved by `by` characters and never before 0."""
         return Tokens(self.ids, tuple((max(0, start + by), max(0, stop + by)) for start, stop in self.offsets))
