@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from classifiers.features import Memo, Text
 
-ENOUGH = (20, 60)
-"""Positives and negatives of a stage's own that its calibration needs; with fewer it uses the texts of both stages."""
+ENOUGH = (20, 100)
+"""Positive and negative texts of a stage's own that its calibration needs; with fewer it uses those of both stages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,10 +342,10 @@ def _calibrated(
     text = np.array([reading.row for reading in readings])
     calibration, negatives = {}, {}
     for stage in Stage:
-        mine = stages == stage
-        if np.sum(y[mine] == 1) < ENOUGH[0] or np.sum(y[mine] == 0) < ENOUGH[1]:
-            mine = np.ones(len(readings), dtype=bool)
-        chosen = np.flatnonzero(mine)[_one_per_text(text[mine])]
+        mine = np.flatnonzero(stages == stage)
+        chosen = mine[_one_per_text(text[mine])]
+        if np.sum(y[chosen] == 1) < ENOUGH[0] or np.sum(y[chosen] == 0) < ENOUGH[1]:
+            chosen = _one_per_text(text)
         calibration[stage] = platt(y[chosen], unseen[chosen])
         negatives[stage] = np.sort(unseen[chosen][y[chosen] == 0]).astype(np.float32)
     return Head(category, blocks, final.weight, final.bias, calibration, negatives, WINDOW, STRIDE)

@@ -41,7 +41,6 @@ def _code_of(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return INTERRUPTED
     if isinstance(error, SystemExit | BrokenPipeError):  # the reader of our output has gone: nobody to tell
-        console.abandon_output()
         return FAULT
     if console.debug:
         import traceback

@@ -6,7 +6,6 @@ A user's text is only ever shown with its control characters made visible, and n
 from __future__ import annotations
 
 import json
-import os
 import sys
 from functools import cache
 from io import TextIOWrapper
@@ -51,12 +50,6 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def abandon_output() -> None:
-    """Throw away what is still to be written, so that Python's own exit does not complain of it."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
 
 
 def note(text: str) -> None:

@@ -27,6 +27,7 @@ def check(policy: str, *arguments: str, stdin: str | bytes | None = None) -> tup
     done = runner.invoke(app, ["check", "--policy", policy, "--json", *arguments], input=stdin)
     assert done.stderr == ""
     assert done.stdout.count("\n") == 1
+    assert done.stdout.isascii()
     verdict = json.loads(done.stdout)
     assert set(verdict) == KEYS
     assert all(set(finding) == FINDING_KEYS for finding in verdict["findings"])

@@ -194,6 +194,23 @@ messages:
 
 # the end"""
 
+LAST_IS_A_BLOCK = """\
+version: 1
+name: texts
+checks:
+  banned:
+    type: patterns
+    keywords:
+      - |-
+        project
+        bluebird
+rules:
+  - action: block
+    category: >-
+      banned
+on_error: block
+"""
+
 FLOW_CHECKS = """\
 version: 1
 name: dense
@@ -203,7 +220,9 @@ rules: [{category: banned, action: block}]
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-@pytest.mark.parametrize("text", [TEXT_POLICY, BLOCK_STYLE, TEXT_POLICY.rstrip("\n"), "\ufeff" + TEXT_POLICY])
+@pytest.mark.parametrize(
+    "text", [TEXT_POLICY, BLOCK_STYLE, LAST_IS_A_BLOCK, TEXT_POLICY.rstrip("\n"), "\ufeff" + TEXT_POLICY]
+)
 def test_add_to_files_in_any_style(tmp_path: Path, text: str, newline: str) -> None:
     file = tmp_path / "p.yaml"
     raw = text.replace("\n", newline).encode()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_TOKENS = 24
 HARMLESS = 100
 """Ordinary texts to teach from besides the category's own set: it shall take a minute. `make classifiers` takes all."""
-SHOWN = 56
+SHOWN = 50
 """Characters of a prompt and of a reply that the table shows."""
 TAUGHT = "hate"
 """The category that is taught before your eyes."""
