@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from safety_kit import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -60,7 +62,8 @@ def write(name: str, figures: Sequence[Figure], **more: Any) -> Path:
         },
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "transformers", "scikit-learn", "safety-kit")},
+            **{package: version(package) for package in ("torch", "transformers", "scikit-learn")},
+            "safety-kit": __version__,
         },
         "figures": [asdict(one) for one in figures],
         **more,

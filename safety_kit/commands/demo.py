@@ -85,17 +85,18 @@ def demo(
 
 def _teach(gemma: Gemma, categories: Sequence[str], scratch: Path) -> tuple[dict[str, Path], dict[str, Any]]:
     """Teach each category into a folder; by category also how many texts, how long and how well."""
-    from classifiers.teach import examples_for, teach
+    from classifiers.teach import teach
 
     folders, told = {}, {}
     memo: Any = {}
     for category in categories:
         begin = time.perf_counter()
         artifact = teach(category, gemma, scratch / category, harmless=HARMLESS, memo=memo, progress=True)
+        record = artifact.manifest.categories[category]
         told[category] = {
-            "rows": len(examples_for(category, HARMLESS).teach()),
+            "rows": record.positives + record.negatives,
             "seconds": round(time.perf_counter() - begin, 3),
-            "metrics": artifact.manifest.categories[category].metrics,
+            "metrics": record.metrics,
         }
         folders[category] = artifact.path
     return folders, told
