@@ -123,14 +123,14 @@ def scoring_speed(gemma: Gemma, guard: Guard, repeats: int) -> Figure:
 def teaching(gemma: Gemma, repeats: int) -> Figure:
     """Seconds to teach one category from 160 short examples, features included."""
     rows = read_examples(data_dir() / "examples" / "hate.jsonl").teach()
-    short = [i for i, text in enumerate(rows.texts) if len(text.split()) <= 30 and rows.prompts[i] is None][:160]
-    chosen = rows.select(short)
+    alone = [i for i, prompt in enumerate(rows.prompts) if prompt is None]
+    chosen = rows.select(sorted(sorted(alone, key=lambda i: len(rows.texts[i]))[:160]))
 
     def teach() -> None:
         SafetyClassifier(gemma, categories="hate").fit(chosen.pairs(), chosen.labels, groups=chosen.groups)
 
     return figure(
-        f"teaching one category from {len(short)} short examples, features included",
+        f"teaching one category from {len(chosen)} short examples, features included",
         [seconds(teach) for _ in range(repeats)],
         "s",
         most=30,

@@ -224,7 +224,7 @@ def read_examples(
     examples = examples.select(~contradicting)
     if category is not None and len(examples):
         examples = _only(category, examples, name)
-    faults = [] if one_class else _one_sided(examples)
+    faults = [] if one_class or not (len(examples) or skip_bad or not bad) else _one_sided(examples)
     if not len(examples) and not bad:
         faults = [f"no rows; the first could be {json.dumps({'text': 'some text', 'label': 1})}"]
     if faults or not len(examples) or (bad and not skip_bad):

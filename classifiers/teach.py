@@ -31,6 +31,11 @@ _NOTES = (
 )
 
 
+def benign_examples() -> Examples:
+    """The kit's own harmless texts, a negative for every category."""
+    return read_examples(data_dir() / "examples" / "benign.jsonl", one_class=True)
+
+
 def examples_for(category: str, harmless: int | None = None) -> Examples:
     """A category's example set with the harmless set, or its first texts, as further negatives.
 
@@ -43,7 +48,7 @@ def examples_for(category: str, harmless: int | None = None) -> Examples:
             f"The kit has no examples for {category!r}, only for {', '.join(CATEGORIES)}; teach it from yours with: "
             "safety-kit train DATA --out DIR"
         )
-    benign = read_examples(folder / "benign.jsonl", category=category, one_class=True)
+    benign = benign_examples()
     chosen = benign if harmless is None else benign.select(range(min(harmless, len(benign))))
     return read_examples(folder / f"{category}.jsonl").with_negatives(chosen)
 

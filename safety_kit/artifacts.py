@@ -197,8 +197,7 @@ def save(path: Path, manifest: dict[str, Any], tensors: dict[str, Floats], card:
     Raises:
         ArtifactError: `path` is something else than an artifact folder.
     """
-    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / "manifest.json").exists())):
-        raise ArtifactError(f"{path} exists and is no classifier folder; name another one.")
+    check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = {"weights.safetensors": save_tensors(tensors), "card.md": card.encode()}
     full = Manifest(**manifest, checksums={name: _sha256(data) for name, data in files.items()})
@@ -212,6 +211,16 @@ def save(path: Path, manifest: dict[str, Any], tensors: dict[str, Floats], card:
             os.rename(path, Path(scratch) / "old")
         os.rename(new, path)
     return load(path)
+
+
+def check_target(path: Path) -> None:
+    """Refuse a place that saving must not replace; asked before minutes of work, too.
+
+    Raises:
+        ArtifactError: Something stands there that is no classifier folder.
+    """
+    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / "manifest.json").exists())):
+        raise ArtifactError(f"{path} exists and is no classifier folder; name another one.")
 
 
 def load(path: Path | str) -> Artifact:

@@ -23,6 +23,7 @@ import transformers
 from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
+from transformers import AutoTokenizer
 
 from safety_kit.errors import ModelError, SafetyKitError, UserError
 from safety_kit.gemma import Capture, Gemma, Sampling, sources
@@ -431,6 +432,17 @@ def test_on_a_terminal_there_is_our_bar(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     sources.embedded_folder()
     assert "converting the embedded Gemma (once)" in capsys.readouterr().err
+
+
+def test_the_quick_tokenizer_of_the_embedded_gemma_is_transformers_own(embedded: Gemma) -> None:
+    place = str(sources.embedded_folder())
+    own = AutoTokenizer.from_pretrained(place)
+    quick = sources.load_tokenizer(place, None)
+    text = "Hello  world,\n\tnaïve \U0001f469‍\U0001f4bb 東京 <start_of_turn>user</b> 12345 \x00 مرحبا"
+    assert quick(text).input_ids == own(text).input_ids
+    assert quick.get_vocab() == own.get_vocab()
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "chat_template"):
+        assert getattr(quick, name) == getattr(own, name)
 
 
 def test_the_embedded_gemma(embedded: Gemma) -> None:

@@ -126,8 +126,8 @@ class _Demo:
 
     def figures(self) -> list[Figures]:
         from classifiers.data import read_examples
+        from classifiers.teach import benign_examples
         from safety_kit.commands.demo_figures import held_out
-        from safety_kit.commands.teach import benign_examples
         from safety_kit.data import data_dir
 
         probed = sorted(self.guard.probes.categories) if self.guard.probes else []

@@ -12,7 +12,6 @@ import typer
 
 from safety_kit import console
 from safety_kit.commands import models
-from safety_kit.errors import UserError
 
 if TYPE_CHECKING:
     from classifiers.data import Examples
@@ -60,9 +59,13 @@ def train(
     It is written as a folder; the figures shown are cross-validated. Rows marked "split": "test" are left out;
     `evaluate` with the same file then reads only these.
     """
-    _check_target(out)
+    from safety_kit import artifacts
+
+    artifacts.check_target(out)
     examples = read(data, category, skip_bad).teach()
     if benign:
+        from classifiers.teach import benign_examples
+
         examples = examples.with_negatives(benign_examples().teach())
     gemma = models.load(model, revision, device, dtype)
 
@@ -170,14 +173,6 @@ def read(data: Path, category: str | None, skip_bad: bool) -> Examples:
     return read_examples(data, category=category, skip_bad=skip_bad, warn=warn)
 
 
-def benign_examples() -> Examples:
-    """The kit's own harmless texts."""
-    from classifiers.data import read_examples
-    from safety_kit.data import data_dir
-
-    return read_examples(data_dir() / "examples" / "benign.jsonl", one_class=True)
-
-
 def warn(message: str) -> None:
     """A warning on stderr."""
     console.note(f"warning: {message}")
@@ -196,9 +191,3 @@ def _figure(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f})"
     return "–" if value is None else f"{value:.3f}"
-
-
-def _check_target(out: Path) -> None:
-    """Refuse before minutes of work what saving would refuse after them."""
-    if out.exists() and not (out.is_dir() and ((out / "manifest.json").exists() or not any(out.iterdir()))):
-        raise UserError(f"{out} exists and is no classifier folder; name another one.")

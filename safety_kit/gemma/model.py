@@ -78,7 +78,7 @@ class Gemma:
         Raises:
             ModelError: The model is missing, gated, changed or no supported Gemma; the message says what to do.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+        from transformers import AutoModelForCausalLM, PreTrainedConfig
         from transformers.utils import logging
 
         if dtype not in {"auto", *_DTYPES}:
@@ -96,7 +96,7 @@ class Gemma:
             try:
                 config, _ = PreTrainedConfig.get_config_dict(place, revision=revision)
                 sources.check_family(str(config.get("model_type", "nameless")), name)
-                tokenizer = pool.submit(AutoTokenizer.from_pretrained, place, revision=revision)
+                tokenizer = pool.submit(sources.load_tokenizer, place, revision)
                 loader: Any = AutoModelForCausalLM
                 model, info = loader.from_pretrained(
                     place, revision=revision, dtype=kind, output_loading_info=True, **options

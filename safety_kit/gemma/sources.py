@@ -25,6 +25,8 @@ from safety_kit.errors import ModelError, SafetyKitError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from transformers import PreTrainedTokenizerBase
+
     from safety_kit.gemma.tokens import Vocabulary
 
 EMBEDDED = "embedded"
@@ -48,6 +50,7 @@ TERMS_NOTICE = (
     "its use must follow the Gemma Prohibited Use Policy."
 )
 _REVISION = 1  # of the converted folder's layout: raise it when the conversion below changes
+_EMBEDDED_NAME = f"gemma3-270m-{EMBEDDED_SHA256[:12]}-{_REVISION}"
 
 
 def embedded_folder() -> Path:
@@ -56,7 +59,7 @@ def embedded_folder() -> Path:
     Raises:
         ModelError: The weights' package is missing, or its file is not the pinned one.
     """
-    folder = cache_dir() / "models" / f"gemma3-270m-{EMBEDDED_SHA256[:12]}-{_REVISION}"
+    folder = cache_dir() / "models" / _EMBEDDED_NAME
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +67,23 @@ def embedded_folder() -> Path:
         if not folder.exists():
             _convert(folder)
     return folder
+
+
+def load_tokenizer(place: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model.
+
+    For the folder that we wrote ourselves the tokenizers library reads its file at once; `AutoTokenizer` parses the
+    same 33 MB in Python several times, which costs two seconds of every start.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    auto: Any = AutoTokenizer
+    if not place.endswith(_EMBEDDED_NAME):
+        tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(place, revision=revision)
+        return tokenizer
+    return PreTrainedTokenizerFast(
+        tokenizer_file=f"{place}/tokenizer.json", bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    )
 
 
 def _convert(folder: Path) -> None:

@@ -22,6 +22,8 @@ _HTML = (
 _CONTENT_TOKEN = re.compile(rf"[ \t\n▁]+|</?(?:{_HTML})>")
 """Added tokens that stand for ordinary text; every other added token is a control token."""
 
+_UNUSED = re.compile(r"<unused\d+>")
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -69,8 +71,9 @@ class Vocabulary:
         self._fast.no_truncation()
         self._fast.no_padding()
         self._control_ids = frozenset(self.control.values())
-        longest_first = sorted(self.control, key=len, reverse=True)
-        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)))
+        # One alternative for the 6,000 unused tokens: each in full would take half a second to compile.
+        longest_first = sorted((t for t in self.control if not _UNUSED.fullmatch(t)), key=len, reverse=True)
+        self._control_pattern = re.compile("|".join([*map(re.escape, longest_first), _UNUSED.pattern]))
 
     def content(self, text: str) -> Tokens:
         """Encode any str as content: no id in the result is a control token's, whatever the text spells."""
@@ -91,6 +94,8 @@ class Vocabulary:
         ids: list[int] = []
         at = 0
         for match in self._control_pattern.finditer(text):
+            if match[0] not in self.control:
+                continue
             ids += self.content(text[at : match.start()]).ids
             ids.append(self.control[match[0]])
             at = match.end()
