@@ -253,7 +253,8 @@ def load(path: Path | str) -> Artifact:
 def _head(category: str, manifest: Manifest, tensors: dict[str, Floats]) -> Head:
     record = manifest.categories[category]
     weight = tensors[f"weight.{category}"]
-    if weight.shape != (len(manifest.blocks) * manifest.model.hidden_size,) or not np.isfinite(weight).all():
+    slots = len(manifest.blocks) * (2 if manifest.reading == "alone" else 1)  # alone: the text's, then the question's
+    if weight.shape != (slots * manifest.model.hidden_size,) or not np.isfinite(weight).all():
         raise ArtifactError(f"The weights of {category} do not fit the manifest; teach or fetch the classifier again.")
     return Head(
         category,
