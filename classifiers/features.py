@@ -79,12 +79,14 @@ class Reading:
         stage: What the guard would check it as.
         whole: blocks × d, the mean over all the text's tokens.
         windows: m × blocks × d, the means that the guard compares with a threshold at that stage.
+        tokens: Of the text.
     """
 
     row: int
     stage: Stage
     whole: Floats
     windows: Floats
+    tokens: int = 0
 
 
 def split_text(text: Text) -> tuple[str | None, str]:
@@ -166,7 +168,7 @@ def alone_readings(
     for row, (text, trace) in enumerate(zip(texts, traces, strict=True)):
         stage = Stage.INPUT if split_text(text)[0] is None else Stage.OUTPUT
         whole = _hidden([trace.view(len(head), len(trace.ids))], blocks).mean(0)
-        out.append(Reading(row, stage, whole, whole[None]))
+        out.append(Reading(row, stage, whole, whole[None], len(trace.ids) - len(head) - len(suffix)))
     return out
 
 
@@ -185,4 +187,4 @@ def _pool(row: int, stage: Stage, views: Sequence[TraceView], blocks: Sequence[i
         starts = np.maximum(0, ends - WINDOW)
         windows.append((total[ends] - total[starts]) / (ends - starts)[:, None, None])
     whole = _hidden(views, blocks).mean(0)
-    return Reading(row, stage, whole, np.concatenate(windows).astype(np.float32))
+    return Reading(row, stage, whole, np.concatenate(windows).astype(np.float32), sum(map(len, views)))
