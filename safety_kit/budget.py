@@ -80,8 +80,8 @@ def unsupported(n: int, fpr: float, confidence: float = CONFIDENCE) -> str:
     digits = -math.floor(math.log10(low := 100 * smallest_supported(n, confidence))) + 1
     smallest = math.ceil(low * 10**digits) / 10**digits  # rounded up: what is read here can be written down
     return (
-        f"{100 * fpr:.3g} % needs at least {needed(fpr, confidence)} harmless texts for {100 * confidence:.3g} % confidence, "
-        f"there are {n}; the smallest budget that they support is {smallest:g} %"
+        f"{100 * fpr:.3g} % needs at least {needed(fpr, confidence)} harmless texts for {100 * confidence:.3g} % "
+        f"confidence, there are {n}; the smallest budget that they support is {smallest:g} %"
     )
 
 

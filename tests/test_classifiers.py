@@ -213,7 +213,7 @@ class TestNumbers:
         assert scale.slope > 0
 
     def test_a_false_positive_budget_is_kept(self) -> None:
-        """Over 400 draws of 200 negatives, the mean rate on fresh ones is below the budget: it is kept in most draws."""
+        """Over 400 draws of 200 negatives, the mean rate on fresh ones is below the budget: most draws keep it."""
         rng = np.random.default_rng(0)
         rates = []
         for _ in range(400):
