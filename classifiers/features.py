@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from safety_kit.types import Role
 
     Floats = NDArray[np.float32]
-    Pooled = tuple[Floats, Floats]
+    Pooled = tuple[Floats, Floats, int]
 
 Text = str | tuple[str | None, str]
 """A text, or a (prompt, text) pair where the text is a reply."""
@@ -99,15 +99,17 @@ class Reading:
         stage: What the guard would check it as.
         whole: slots × d, the mean over all the text's tokens.
         windows: m × slots × d, the means that the guard compares with a threshold at that stage.
+        tokens: Of the text.
     """
 
     row: int
     stage: Stage
     whole: Floats
     windows: Floats
+    tokens: int
 
 
-_EMPTY = (np.zeros((0, 0), np.float32), np.zeros((0, 0, 0), np.float32))
+_EMPTY = (np.zeros((0, 0), np.float32), np.zeros((0, 0, 0), np.float32), 0)
 """Of a text without tokens."""
 
 
@@ -240,7 +242,11 @@ def alone_readings(
             parts = [_hidden([trace.view(a, b)], blocks) for a, b in ((start, end), (end, len(trace.ids))) if a < b]
             if len(parts) == 2:  # else a text without tokens
                 windows[i].append(np.concatenate([part.mean(0) for part in parts]))
-        return [_stack(windows[i], 2 * len(blocks), gemma.hidden_size) for i in which]
+        lengths = [len(vocabulary.content(split_text(texts[i])[1])) for i in which]
+        return [
+            (np.mean(windows[i], axis=0), np.stack(windows[i]), length) if windows[i] else _EMPTY
+            for i, length in zip(which, lengths, strict=True)
+        ]
 
     items = [split_text(item) for item in texts]
     keys = [_key(gemma, blocks, f"alone {question}", own_place(prompt), text) for prompt, text in items]
@@ -278,7 +284,7 @@ def _gather(
     pooled: dict[str, Pooled] = {}
     for key in dict.fromkeys(keys) if cache else ():
         if (found := cache.get(key)) is not None:  # type: ignore[union-attr]
-            pooled[key] = found["whole"], found["windows"]
+            pooled[key] = found["whole"], found["windows"], int(found["tokens"][0])
     todo: dict[str, list[int]] = {}
     for key, i in {key: i for i, key in enumerate(keys) if key not in pooled}.items():
         todo.setdefault(order[i][0], []).append(i)
@@ -289,10 +295,11 @@ def _gather(
             group.sort(key=lambda i: order[i][1], reverse=True)
             for at in range(0, len(group), BATCH):
                 part = group[at : at + BATCH]
-                for i, (whole, windows) in zip(part, read(part), strict=True):
-                    pooled[keys[i]] = whole, windows
+                for i, made in zip(part, read(part), strict=True):
+                    pooled[keys[i]] = made
                     if cache:
-                        cache.put(keys[i], {"whole": whole, "windows": windows})
+                        whole, windows, tokens = made
+                        cache.put(keys[i], {"whole": whole, "windows": windows, "tokens": np.array([tokens])})
                 bar.update(len(part))
     return [pooled[key] for key in keys]
 
@@ -321,9 +328,4 @@ def _pool(stage: Stage, views: Sequence[TraceView], blocks: Sequence[int]) -> Po
         windows.append((total[ends] - total[starts]) / (ends - starts)[:, None, None])
     if not views:
         return _EMPTY
-    return _hidden(views, blocks).mean(0), np.concatenate(windows).astype(np.float32)
-
-
-def _stack(windows: list[Floats], slots: int, size: int) -> Pooled:
-    stacked = np.stack(windows) if windows else np.zeros((0, slots, size), np.float32)
-    return (stacked.mean(0) if windows else stacked[:0]), stacked
+    return _hidden(views, blocks).mean(0), np.concatenate(windows).astype(np.float32), sum(map(len, views))

@@ -189,12 +189,14 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "heads_")
         model = self.model_
-        tensors = {}
+        tensors: dict[str, Any] = {}
         records: dict[str, Any] = {}
         for category, one in self.fitted_.items():
             tensors[f"weight.{category}"] = one.head.weight
             for stage, negatives in one.head.negatives.items():
                 tensors[f"negatives.{stage}.{category}"] = negatives
+            for stage, lengths in one.head.lengths.items():
+                tensors[f"lengths.{stage}.{category}"] = lengths
             records[category] = {
                 "bias": one.head.bias,
                 "calibration": {stage: scale.model_dump() for stage, scale in one.head.calibration.items()},
@@ -367,15 +369,18 @@ def _calibrated(
     """The head with each stage's calibration on held-out scores of texts read as that stage, where there are enough."""
     stages = np.array([reading.stage for reading in readings])
     text = np.array([reading.row for reading in readings])
-    calibration, negatives = {}, {}
+    calibration, negatives, lengths = {}, {}, {}
     for stage in Stage:
         mine = np.flatnonzero(stages == stage)
         chosen = mine[_one_per_text(text[mine])]
         if np.sum(y[chosen] == 1) < ENOUGH[0] or np.sum(y[chosen] == 0) < ENOUGH[1]:
             chosen = _one_per_text(text)
         calibration[stage] = platt(y[chosen], unseen[chosen])
-        negatives[stage] = np.sort(unseen[chosen][y[chosen] == 0]).astype(np.float32)
-    return Head(category, blocks, final.weight, final.bias, calibration, negatives, WINDOW, STRIDE)
+        harmless = chosen[y[chosen] == 0]
+        harmless = harmless[np.argsort(unseen[harmless])]
+        negatives[stage] = unseen[harmless].astype(np.float32)
+        lengths[stage] = np.array([readings[i].tokens for i in harmless], np.int32)
+    return Head(category, blocks, final.weight, final.bias, calibration, negatives, WINDOW, STRIDE, lengths)
 
 
 def _one_per_text(text: NDArray[np.int64]) -> NDArray[np.int64]:

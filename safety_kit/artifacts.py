@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from safety_kit import budget
 from safety_kit.errors import ArtifactError
 from safety_kit.types import Stage
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
+    Tensor = NDArray[Any]
 
 FORMAT = 1
 
@@ -64,6 +66,15 @@ class CategoryRecord(BaseModel):
     metrics: dict[str, float | None]
 
 
+class Traffic(BaseModel):
+    """The log whose texts took the place of the held-out negatives."""
+
+    model_config = ConfigDict(extra="forbid")
+    log: str
+    date: str
+    rows: dict[Stage, int]
+
+
 class Manifest(BaseModel):
     """What `manifest.json` holds."""
 
@@ -78,6 +89,7 @@ class Manifest(BaseModel):
     stride: int = Field(gt=0)
     categories: dict[str, CategoryRecord] = Field(min_length=1)
     data_digest: str
+    traffic: Traffic | None = None
     created: str
     kit_version: str
     checksums: dict[str, str]
@@ -94,6 +106,7 @@ class Head:
         bias: Added once to the mean of the tokens' scores.
         calibration: By stage.
         negatives: By stage, the sorted decision scores of held-out negatives.
+        lengths: By stage, their tokens in the same order; empty where nobody counted.
         window: A reading pools at most so many tokens.
         stride: In a stream, and in a text longer than a window, a reading is taken every so many tokens.
     """
@@ -106,6 +119,7 @@ class Head:
     negatives: dict[Stage, Floats]
     window: int
     stride: int
+    lengths: dict[Stage, Tensor] = field(default_factory=dict)
 
     def token_scores(self, hidden: Floats) -> Floats:
         """One score a token: n × (blocks·d) activations → n."""
@@ -116,23 +130,29 @@ class Head:
         scale = self.calibration[stage]
         return float(1.0 / (1.0 + np.exp(-np.clip(scale.slope * score + scale.intercept, -60, 60))))
 
-    def threshold_for(self, max_fpr: float, stage: Stage) -> float:
-        """The probability above which at most `max_fpr` of texts like the calibration negatives lie.
+    def threshold_for(self, max_fpr: float, stage: Stage, confidence: float = budget.CONFIDENCE) -> float:
+        """The probability above which at most `max_fpr` of texts like the held-out negatives lie.
 
-        The k-th largest of n held-out negatives' scores, k = floor(max_fpr · (n + 1)): a new exchangeable negative
-        exceeds it with probability at most `max_fpr` (split-conformal order statistic, Vovk et al. 2005).
+        Args:
+            max_fpr: In (0, 1).
+            stage: Where the texts stand.
+            confidence: Share of the sets of negatives that could have been drawn for which this holds
+                (`budget.tolerance_rank`).
 
         Raises:
             ArtifactError: Too few negatives to support so small a rate.
         """
-        scores = self.negatives[stage]
-        rank = int(np.floor(max_fpr * (len(scores) + 1)))
-        if rank < 1:
+        kept = budget.budget_for(self.negatives[stage], max_fpr, confidence)
+        if kept.threshold is None:
             raise ArtifactError(
-                f"{self.category}: a false-positive rate of {max_fpr:g} needs at least {int(np.ceil(1 / max_fpr)) - 1} "
-                f"harmless examples, the classifier has {len(scores)}; use a larger rate or teach it more."
+                f"{self.category} at {stage.value}: {budget.unsupported(kept.n, max_fpr, confidence)}; "
+                "use a larger rate, teach it more, or calibrate it on your own traffic."
             )
-        return self.probability(float(np.sort(scores)[-rank]), stage)
+        return self.probability(kept.threshold, stage)
+
+    def budgets(self, stage: Stage) -> dict[str, list[budget.Budget]]:
+        """By band of lengths, what the held-out negatives say of `budget.RATES`; thresholds are decision scores."""
+        return budget.by_length(self.negatives[stage], self.lengths.get(stage), self.window)
 
 
 def reading_ends(length: int, stage: Stage, window: int, stride: int) -> list[int]:
@@ -185,13 +205,13 @@ class Artifact:
             )
 
 
-def save(path: Path, manifest: dict[str, Any], tensors: dict[str, Floats], card: str) -> Artifact:
+def save(path: Path, manifest: dict[str, Any], tensors: dict[str, Tensor], card: str) -> Artifact:
     """Write an artifact folder in one step: a reader sees the old folder or the new one, never a part.
 
     Args:
         path: The folder; replaced if it is an artifact already.
         manifest: The manifest's fields but for `checksums`.
-        tensors: `weight.CATEGORY` and `negatives.STAGE.CATEGORY`.
+        tensors: `weight.CATEGORY`, `negatives.STAGE.CATEGORY` and perhaps `lengths.STAGE.CATEGORY`.
         card: Markdown.
 
     Raises:
@@ -250,21 +270,27 @@ def load(path: Path | str) -> Artifact:
     return Artifact(path, manifest, heads)
 
 
-def _head(category: str, manifest: Manifest, tensors: dict[str, Floats]) -> Head:
+def _head(category: str, manifest: Manifest, tensors: dict[str, Tensor]) -> Head:
     record = manifest.categories[category]
     weight = tensors[f"weight.{category}"]
     slots = len(manifest.blocks) * (2 if manifest.reading == "alone" else 1)  # alone: the text's, then the question's
     if weight.shape != (slots * manifest.model.hidden_size,) or not np.isfinite(weight).all():
         raise ArtifactError(f"The weights of {category} do not fit the manifest; teach or fetch the classifier again.")
+    negatives = {stage: tensors[f"negatives.{stage}.{category}"] for stage in record.calibration}
+    counted = {stage: tensors.get(f"lengths.{stage}.{category}") for stage in negatives}
+    lengths = {stage: counts for stage, counts in counted.items() if counts is not None}
+    if any(counts.shape != negatives[stage].shape for stage, counts in lengths.items()):
+        raise ArtifactError(f"The lengths of {category} do not fit its negatives; teach or fetch the classifier again.")
     return Head(
         category,
         tuple(manifest.blocks),
         weight.astype(np.float32),
         record.bias,
         record.calibration,
-        {stage: tensors[f"negatives.{stage}.{category}"] for stage in record.calibration},
+        negatives,
         manifest.window,
         manifest.stride,
+        lengths,
     )
 
 

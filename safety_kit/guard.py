@@ -61,12 +61,13 @@ class Guard:
         digests: dict[str, str] = {}
         if any(isinstance(options, ProbeOptions) for options in policy.checks.values()):
             from safety_kit.checks.probe import ProbeCheck, load_probes
+            from safety_kit.thresholds import Thresholds
 
             probes, loaded = load_probes(policy, gemma, artifacts or {})
             digests = {name: artifact.digest for name, artifact in loaded.items()}
             heads = {probe.head.category: probe.head for probe in probes}
             _check_rules(policy, frozenset(heads))
-            policy = policy.resolved(lambda category, rate, stage: heads[category].threshold_for(rate, stage))
+            policy = policy.resolved(Thresholds(policy, heads, digests), heads)
             if probes and gemma is not None:
                 self.probes = ProbeCheck(probes, gemma)
         self.policy = policy
@@ -249,4 +250,5 @@ def _check_rules(policy: Policy, probed: frozenset[str]) -> None:
             raise PolicyError(
                 f"rules[{number}].category: no check gives {rule.category!r}; correct the name or the artifact."
             )
-        check_rule(f"rules[{number}]", rule.category, rule.action is Action.REDACT, rule.threshold, rule.max_fpr, probe)
+        redact, budgeted = rule.action is Action.REDACT, policy.budgets(rule, probed)
+        check_rule(f"rules[{number}]", rule.category, redact, rule.threshold, rule.max_fpr, probe, budgeted)

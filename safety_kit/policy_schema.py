@@ -112,6 +112,16 @@ class RuleOptions(_Strict):
         return self
 
 
+class BudgetOptions(_Strict):
+    """What all probes of the policy together may cost; it takes the place of their blocking rules' rates.
+
+    `blocked_harmless` is the share of harmless texts that may be blocked by mistake at a stage: all categories and
+    windows together.
+    """
+
+    blocked_harmless: Probability
+
+
 class PolicyFile(_Strict):
     """The whole file."""
 
@@ -121,6 +131,10 @@ class PolicyFile(_Strict):
     checks: dict[str, CheckOptions] = Field(min_length=1)
     rules: tuple[RuleOptions, ...] = Field(min_length=1)
     messages: dict[str, str] = Field(default_factory=dict)
+    budget: BudgetOptions | None = None
+    calibration: str | None = Field(
+        default=None, min_length=1, description="What `safety-kit calibrate` writes, relative to this file."
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -186,7 +200,7 @@ def _sentence(error: ValidationError) -> str:
             return f"{place}: use mask, hash, pseudonymise or {{replace: 'text'}}."
         case "value_error":
             return f"{place}: {context['error']}."
-        case _ if loc[-1:] in (["threshold"], ["max_fpr"]):
+        case _ if loc[-1:] in (["threshold"], ["max_fpr"], ["blocked_harmless"]):
             return f"{place}: use a number between 0 and 1, both excluded."
         case _:
             return f"{place}: {fault['msg'][:1].lower()}{fault['msg'][1:]}."
@@ -222,7 +236,8 @@ def _check_rules(file: PolicyFile) -> None:
             raise PolicyError(
                 f"{place}.category: no check gives {rule.category!r}; add a check for it or correct the name."
             )
-        check_rule(place, rule.category, rule.action == "redact", rule.threshold, rule.max_fpr, probe)
+        budgeted = file.budget is not None and rule.action == "block"
+        check_rule(place, rule.category, rule.action == "redact", rule.threshold, rule.max_fpr, probe, budgeted)
     categories = {rule.category for rule in file.rules}
     for key in file.messages:
         if key != "default" and not any(covers(category, key) for category in categories):
@@ -230,7 +245,13 @@ def _check_rules(file: PolicyFile) -> None:
 
 
 def check_rule(
-    place: str, category: str, redact: bool, threshold: float | None, max_fpr: float | None, probe: bool
+    place: str,
+    category: str,
+    redact: bool,
+    threshold: float | None,
+    max_fpr: float | None,
+    probe: bool,
+    budgeted: bool = False,
 ) -> None:
     """Refuse a rule that does not fit what scores its category: a probe, or not.
 
@@ -245,5 +266,8 @@ def check_rule(
         raise PolicyError(f"{place}.category: name each probe's category by itself, not as {category!r}.")
     if redact:
         raise PolicyError(f"{place}.action: a probe has no exact span to redact; use flag or block for {category!r}.")
-    if (threshold is None) == (max_fpr is None):
+    if budgeted:
+        if threshold is not None or max_fpr is not None:
+            raise PolicyError(f"{place}: the policy's budget sets this rule's threshold; remove threshold and max_fpr.")
+    elif (threshold is None) == (max_fpr is None):
         raise PolicyError(f"{place}: a probe's category needs exactly one of threshold and max_fpr.")

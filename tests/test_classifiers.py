@@ -230,7 +230,7 @@ class TestNumbers:
         assert scale.slope > 0
 
     def test_a_false_positive_budget_is_kept(self) -> None:
-        """Over 400 draws of 200 negatives, the mean rate on fresh ones is at most the budget."""
+        """Over 400 draws of 200 negatives, the mean rate on fresh ones is below the budget: most draws keep it."""
         rng = np.random.default_rng(0)
         rates = []
         for _ in range(400):
@@ -249,10 +249,10 @@ class TestNumbers:
             fresh = np.array([head.probability(s, Stage.INPUT) for s in rng.normal(size=200)])
             rates.append(np.mean(fresh > threshold))
         assert np.mean(rates) <= 0.02 + 3 * np.std(rates) / 20
-        assert np.mean(rates) > 0.008
+        assert np.mean(rates) > 0.003
 
     def test_an_unsupported_budget_is_an_error(self, taught: SafetyClassifier) -> None:
-        with pytest.raises(ArtifactError, match="at least 999"):
+        with pytest.raises(ArtifactError, match="at least 2995"):
             taught.heads_["toy"].threshold_for(0.001, Stage.INPUT)
 
     def test_folds_keep_groups_together(self) -> None:
