@@ -13,10 +13,12 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from classifiers import hub
 from classifiers.calibrate import platt
 from classifiers.cards import artifact_card
 from classifiers.evaluate import scores as metric_scores
 from classifiers.features import STRIDE, WINDOW, Reading, alone_readings, causal_readings, split_text
+from classifiers.golden import check_model, record_golden
 from classifiers.heads import REGULARISATION, Linear, fit_path, make_folds, rank_quality
 from safety_kit import __version__, artifacts
 from safety_kit.artifacts import Artifact, Head
@@ -160,12 +162,13 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         p = self.predict_proba(X)
         return (p[:, 1] >= 0.5).astype(np.int64) if len(self.categories_) == 1 else (p >= 0.5).astype(np.int64)
 
-    def save(self, path: Path | str, *, notes: str = "") -> Artifact:
+    def save(self, path: Path | str, *, notes: str = "", sources: Sequence[Artifact] = ()) -> Artifact:
         """Write the artifact folder (in one step).
 
         Args:
             path: The folder.
             notes: Markdown for the card: where the examples came from, what they leave out.
+            sources: Artifacts that this one was built on; the manifest records their digests.
         """
         check_is_fitted(self, "heads_")
         model = self.model_
@@ -183,14 +186,16 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "negatives": one.negatives,
                 "metrics": {name: round(value, 4) for name, value in one.metrics.items()},
             }
+        question = self.question_ if self.reading == "alone" else None
         manifest = {
             "reading": self.reading,
-            "question": self.question_ if self.reading == "alone" else None,
+            "question": question,
             "model": {
                 "name": model.name,
                 "family": model.family,
                 "digest": model.digest,
                 "dtype": model.dtype,
+                "attention": model.attention,
                 "blocks": model.n_blocks,
                 "hidden_size": model.hidden_size,
             },
@@ -199,6 +204,8 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "stride": STRIDE,
             "categories": records,
             "data_digest": self.data_digest_,
+            "golden": record_golden(model, self.heads_, self.reading, question),
+            "sources": [{"category": name, "digest": source.digest} for source in sources for name in source.heads],
             "created": datetime.now(UTC).strftime("%Y-%m-%d"),
             "kit_version": __version__,
         }
@@ -220,7 +227,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             question=manifest.question,
             progress=progress,
         )
-        artifact.check_model(self.model_.name, self.model_.digest)
+        check_model(artifact, self.model_)
         self.classes_ = np.array([0, 1])
         self.categories_ = tuple(manifest.categories)
         self.blocks_ = tuple(manifest.blocks)
@@ -237,6 +244,22 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         }
         self.data_digest_ = manifest.data_digest
         return self
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish to the Hugging Face Hub; see `classifiers.hub.push_classifier`."""
+        return hub.push_classifier(self, repo_id, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: Path | str,
+        gemma: Gemma | str = "embedded",
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> SafetyClassifier:
+        """A fitted classifier from a folder or a Hub repository; see `classifiers.hub.fetch` and `load`."""
+        return cls.load(hub.fetch(source, revision=revision, token=token), gemma)
 
     @property
     def question_(self) -> str:

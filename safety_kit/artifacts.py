@@ -13,10 +13,19 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -31,6 +40,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
+GoldenText: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
 
 class ModelRecord(BaseModel):
     """Which Gemma the activations came from."""
@@ -40,8 +51,16 @@ class ModelRecord(BaseModel):
     family: str
     digest: str
     dtype: str
+    attention: str | None = None
     blocks: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
+
+    @field_validator("name")
+    @classmethod
+    def _no_path(cls, name: str) -> str:
+        """A folder's own name only: an artifact is passed on, and where its owner keeps models is nobody's business."""
+        is_path = name.startswith((".", "~")) or name.count("/") > 1 or Path(name).is_absolute()
+        return (Path(name).name or name) if is_path else name
 
 
 class Calibration(BaseModel):
@@ -64,6 +83,22 @@ class CategoryRecord(BaseModel):
     metrics: dict[str, float | None]
 
 
+class Golden(BaseModel):
+    """Harmless texts, each with its prompt or null, and by category their decision scores on the model taught on."""
+
+    model_config = ConfigDict(extra="forbid")
+    texts: list[tuple[GoldenText | None, GoldenText]] = Field(min_length=1, max_length=64)
+    scores: dict[str, list[FiniteFloat]]
+
+
+class Source(BaseModel):
+    """A category of another artifact that this one was built on, and that artifact's digest."""
+
+    model_config = ConfigDict(extra="forbid")
+    category: str
+    digest: str
+
+
 class Manifest(BaseModel):
     """What `manifest.json` holds."""
 
@@ -78,9 +113,19 @@ class Manifest(BaseModel):
     stride: int = Field(gt=0)
     categories: dict[str, CategoryRecord] = Field(min_length=1)
     data_digest: str
+    golden: Golden | None = None
+    sources: list[Source] = []
     created: str
     kit_version: str
     checksums: dict[str, str]
+
+    @model_validator(mode="after")
+    def _golden_fits(self) -> Manifest:
+        if self.golden is not None:
+            lengths = {category: len(scores) for category, scores in self.golden.scores.items()}
+            if lengths != dict.fromkeys(self.categories, len(self.golden.texts)):
+                raise ValueError("the golden scores are not one a category and text")
+        return self
 
 
 @dataclass(frozen=True)

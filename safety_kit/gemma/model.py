@@ -123,6 +123,11 @@ class Gemma:
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
+    def attention(self) -> str:
+        """How attention is computed: ``sdpa``, ``eager`` …"""
+        return str(self.trunk.config._attn_implementation)
+
+    @property
     def n_blocks(self) -> int:
         return len(self.trunk.blocks)
 
