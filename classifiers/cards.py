@@ -54,15 +54,15 @@ def use_and_limits(manifest: Manifest, repo_id: str) -> str:
         "```",
         "",
         f"It reads the activations of {model.name} and is nothing without that model. It holds numbers only: "
-        "loading runs no code and checks every file's SHA-256. The model in another float type, quantised or fine-tuned is held "
-        "against the golden texts in the manifest, and refused where it reads them differently.",
+        "loading runs no code and checks every file's SHA-256. The model in another float type, quantised or "
+        "fine-tuned is held against the golden texts in the manifest, and refused where it reads them differently.",
         "",
         "## Intended use",
         "",
         f"One signal among several, before or behind that Gemma, for texts about: {names}. Choose the "
-        "threshold on texts of your own, and let a person look before anything is decided against a person. It is not made to judge "
-        "people, to prove that a text is safe, or to find what it was not taught; no classifier of this kind may be "
-        "relied on for child sexual abuse material.",
+        "threshold on texts of your own, and let a person look before anything is decided against a person. It is "
+        "not made to judge people, to prove that a text is safe, or to find what it was not taught; no classifier of "
+        "this kind may be relied on for child sexual abuse material.",
         "",
         "## Data",
         "",

@@ -191,7 +191,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "reading": self.reading,
             "question": question,
             "model": {
-                "name": model.name,
+                "name": artifacts.public_name(model.name),
                 "family": model.family,
                 "digest": model.digest,
                 "dtype": model.dtype,

@@ -23,7 +23,6 @@ from pydantic import (
     FiniteFloat,
     StringConstraints,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from safetensors import SafetensorError
@@ -54,13 +53,6 @@ class ModelRecord(BaseModel):
     attention: str | None = None
     blocks: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
-
-    @field_validator("name")
-    @classmethod
-    def _no_path(cls, name: str) -> str:
-        """A folder's own name only: an artifact is passed on, and where its owner keeps models is nobody's business."""
-        is_path = name.startswith((".", "~")) or name.count("/") > 1 or Path(name).is_absolute()
-        return (Path(name).name or name) if is_path else name
 
 
 class Calibration(BaseModel):
@@ -310,6 +302,12 @@ def _head(category: str, manifest: Manifest, tensors: dict[str, Floats]) -> Head
         manifest.window,
         manifest.stride,
     )
+
+
+def public_name(name: str) -> str:
+    """What an artifact calls its model: of a folder its own name only, because an artifact is passed on."""
+    is_path = name.startswith((".", "~")) or name.count("/") > 1 or Path(name).is_absolute()
+    return (Path(name).name or name) if is_path else name
 
 
 def _sha256(data: bytes) -> str:
