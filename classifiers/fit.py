@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from classifiers import hub
 from classifiers.cache import FeatureCache
 from classifiers.calibrate import platt
 from classifiers.cards import artifact_card
@@ -28,6 +29,7 @@ from classifiers.features import (
     split_text,
     texts_of,
 )
+from classifiers.golden import check_model, record_golden
 from classifiers.heads import REGULARISATION, Linear, fit_path, make_folds, rank_quality
 from safety_kit import __version__, artifacts
 from safety_kit.artifacts import Artifact, Head
@@ -205,14 +207,16 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "negatives": one.negatives,
                 "metrics": {name: round(value, 4) for name, value in one.metrics.items()},
             }
+        question = self.question_ if self.reading == "alone" else None
         manifest = {
             "reading": self.reading,
-            "question": self.question_ if self.reading == "alone" else None,
+            "question": question,
             "model": {
-                "name": model.name,
+                "name": artifacts.public_name(model.name),
                 "family": model.family,
                 "digest": model.digest,
                 "dtype": model.dtype,
+                "attention": model.attention,
                 "blocks": model.n_blocks,
                 "hidden_size": model.hidden_size,
             },
@@ -221,6 +225,8 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "stride": STRIDE,
             "categories": records,
             "data_digest": self.data_digest_,
+            "golden": record_golden(model, self.heads_, self.reading, question),
+            "sources": [{"category": name, "digest": digest} for name, digest in self.sources_.items()],
             "created": datetime.now(UTC).strftime("%Y-%m-%d"),
             "kit_version": __version__,
         }
@@ -242,7 +248,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             question=manifest.question,
             progress=progress,
         )
-        artifact.check_model(self.model_.name, self.model_.digest)
+        check_model(artifact, self.model_)
         self.classes_ = np.array([0, 1])
         self.categories_ = tuple(manifest.categories)
         self.blocks_ = tuple(manifest.blocks)
@@ -262,7 +268,24 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             for name, record in manifest.categories.items()
         }
         self.data_digest_ = manifest.data_digest
+        self.sources_ = {source.category: source.digest for source in manifest.sources}
         return self
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish to the Hugging Face Hub; see `classifiers.hub.push_classifier`."""
+        return hub.push_classifier(self, repo_id, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: Path | str,
+        gemma: Gemma | str = "embedded",
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> SafetyClassifier:
+        """A fitted classifier from a folder or a Hub repository; see `classifiers.hub.fetch` and `load`."""
+        return cls.load(hub.fetch(source, revision=revision, token=token), gemma)
 
     @property
     def question_(self) -> str:

@@ -13,10 +13,18 @@ import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -33,6 +41,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
+GoldenText: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
 
 class ModelRecord(BaseModel):
     """Which Gemma the activations came from."""
@@ -42,6 +52,7 @@ class ModelRecord(BaseModel):
     family: str
     digest: str
     dtype: str
+    attention: str | None = None
     blocks: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
 
@@ -75,6 +86,22 @@ class Traffic(BaseModel):
     rows: dict[Stage, int]
 
 
+class Golden(BaseModel):
+    """Harmless texts, each with its prompt or null, and by category their decision scores on the model taught on."""
+
+    model_config = ConfigDict(extra="forbid")
+    texts: list[tuple[GoldenText | None, GoldenText]] = Field(min_length=1, max_length=64)
+    scores: dict[str, list[FiniteFloat]]
+
+
+class Source(BaseModel):
+    """A category of another artifact that this one was built on, and that artifact's digest."""
+
+    model_config = ConfigDict(extra="forbid")
+    category: str
+    digest: str
+
+
 class Manifest(BaseModel):
     """What `manifest.json` holds."""
 
@@ -90,9 +117,19 @@ class Manifest(BaseModel):
     categories: dict[str, CategoryRecord] = Field(min_length=1)
     data_digest: str
     traffic: Traffic | None = None
+    golden: Golden | None = None
+    sources: list[Source] = []
     created: str
     kit_version: str
     checksums: dict[str, str]
+
+    @model_validator(mode="after")
+    def _golden_fits(self) -> Manifest:
+        if self.golden is not None:
+            lengths = {category: len(scores) for category, scores in self.golden.scores.items()}
+            if lengths != dict.fromkeys(self.categories, len(self.golden.texts)):
+                raise ValueError("the golden scores are not one a category and text")
+        return self
 
 
 @dataclass(frozen=True)
@@ -292,6 +329,12 @@ def _head(category: str, manifest: Manifest, tensors: dict[str, Tensor]) -> Head
         manifest.stride,
         lengths,
     )
+
+
+def public_name(name: str) -> str:
+    """What an artifact calls its model: of a folder its own name only, because an artifact is passed on."""
+    is_path = name.startswith((".", "~")) or name.count("/") > 1 or Path(name).is_absolute()
+    return (Path(name).name or name) if is_path else name
 
 
 def _sha256(data: bytes) -> str:

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from safety_kit import __version__, console
-from safety_kit.commands import calibrate, check, classify, demo, generate, policy, teach
+from safety_kit.commands import calibrate, check, classify, demo, generate, policy, publish, teach
 from safety_kit.errors import SafetyKitError
 
 INTERRUPTED = 130
@@ -103,6 +103,7 @@ app.command()(teach.prepare)
 app.command()(classify.classify)
 app.command()(teach.evaluate)
 app.command()(calibrate.calibrate)
+app.command()(publish.publish)
 app.command()(check.check)
 app.command()(generate.generate)
 app.add_typer(policy.app, name="policy")

@@ -18,8 +18,9 @@ from safety_kit.redact import Cut, Redactor, cuts_of, merge
 from safety_kit.types import Action, CheckError, Finding, Role, Sample, Stage, Verdict
 
 if TYPE_CHECKING:
-    from safety_kit.checks.probe import ProbeCheck, Tracer
+    from safety_kit.checks.probe import ProbeCheck
     from safety_kit.gemma.trace import Capture
+    from safety_kit.golden import Tracer
 
 Which = Literal["all", "text", "probe"]
 
