@@ -15,9 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from classifiers.calibrate import platt
 from classifiers.cards import artifact_card
-from classifiers.evaluate import scores as metric_scores
 from classifiers.features import STRIDE, WINDOW, Reading, alone_readings, causal_readings, split_text
 from classifiers.heads import REGULARISATION, Linear, fit_path, make_folds, rank_quality
+from classifiers.metrics import scores as metric_scores
 from safety_kit import __version__, artifacts
 from safety_kit.artifacts import Artifact, Head
 from safety_kit.errors import DataError, UserError
@@ -139,7 +139,9 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "heads_")
         texts = list(X)
         if self.reading == "causal":
-            readings = causal_readings(self.model_, texts, self.blocks_, varied=False, progress=self._label("scoring"))
+            readings = causal_readings(
+                self.model_, texts, self.blocks_, varied=False, progress=self._label("scoring"), memo=self.memo
+            )
         else:
             readings = alone_readings(self.model_, texts, self.blocks_, self.question_, progress=self._label("scoring"))
         out = np.full((len(texts), len(self.categories_)), np.nan)

@@ -1,4 +1,4 @@
-"""`safety-kit train`, `prepare` and `evaluate`: teaching classifiers, and how good they are."""
+"""`safety-kit train` and `prepare`: teaching classifiers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,6 @@ from safety_kit.commands import models
 
 if TYPE_CHECKING:
     from classifiers.data import Examples
-
-METRICS = {
-    "auroc": "AUROC",
-    "au_prc": "AU-PRC",
-    "f1": "F1 at .5",
-    "recall_at_1pct_fpr": "recall at 1 % FPR",
-    "brier": "Brier",
-    "ece": "ECE",
-}
 
 
 class ReadingName(StrEnum):
@@ -129,43 +120,6 @@ def prepare(
     return 0
 
 
-def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A classifier folder.")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled rows, as `train` reads them.")],
-    category: Annotated[
-        str | None, typer.Option("--category", help="What label 1 means; the file's name by default.")
-    ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Drop bad rows.")] = False,
-    as_json: models.Json = False,
-    model: models.Model = "embedded",
-    revision: models.Revision = None,
-    device: models.Device = "auto",
-    dtype: models.Dtype = "auto",
-) -> int:
-    """Measure a classifier on labelled rows.
-
-    Each figure comes with its 95 % interval. Where rows are marked "split": "test", only these are read.
-    """
-    from safety_kit import artifacts
-
-    examples = read(data, category, skip_bad)
-    held_out = bool(examples.held_out.any())
-    if held_out:
-        examples = examples.test()
-    artifacts.load(folder)  # a wrong folder is told before a model is loaded
-    gemma = models.load(model, revision, device, dtype)
-
-    from classifiers import SafetyClassifier
-    from classifiers.evaluate import evaluate as measure
-
-    report = measure(SafetyClassifier.load(folder, gemma), examples)
-    if as_json:
-        console.emit({"rows": len(examples.texts), "held_out": held_out, "categories": report})
-    else:
-        show_metrics(report, f"{len(examples.texts)} {'held-out ' if held_out else ''}rows; 95 % intervals")
-    return 0
-
-
 def read(data: Path, category: str | None, skip_bad: bool) -> Examples:
     """The rows of a file."""
     from classifiers.data import read_examples
@@ -178,16 +132,18 @@ def warn(message: str) -> None:
     console.note(f"warning: {message}")
 
 
-def show_metrics(report: Mapping[str, Any], title: str) -> None:
-    """A table of figures by category, each with its interval where it has one."""
-    names = [name for name in METRICS if any(name in figures for figures in report.values())]
-    made = console.table("category", *(METRICS[name] for name in names), title=title, right=list(METRICS.values()))
+def show_metrics(report: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """A table of figures by category."""
+    from classifiers.metrics import HEADINGS
+
+    made = console.table("category", *HEADINGS.values(), title=title, right=list(HEADINGS.values()))
     for category, figures in report.items():
-        console.add_row(made, category, *(_figure(figures.get(name)) for name in names))
+        console.add_row(made, category, *(figure(figures.get(name)) for name in HEADINGS))
     console.show(made)
 
 
-def _figure(value: Any) -> str:
+def figure(value: Any) -> str:
+    """A figure, with its interval where it has one; a dash where there is none."""
     if isinstance(value, Mapping):
         return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f})"
     return "–" if value is None else f"{value:.3f}"
