@@ -144,9 +144,10 @@ def _write(folder: Path, made: Curve, document: dict[str, Any]) -> list[Path]:
     from classifiers.plots import draw_curve, save_plot
     from safety_kit import files
 
+    chart = draw_curve(made)
     path = folder / "curve.json"
     files.write(path, (json.dumps(document, indent=1) + "\n").encode())
-    return [path, *save_plot(draw_curve(made), folder, "curve")]
+    return [path, *save_plot(chart, folder, "curve")]
 
 
 def _show(made: Curve) -> None:
