@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifiers.data import LISTED
 from classifiers.rows import BadRow, count, open_rows, parse_row
+from classifiers.sources import PLAIN, Columns
 from safety_kit import files
 from safety_kit.errors import DataError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from classifiers.choose import Choice
+    from classifiers.rows import Source
 
     Pair = tuple[str | None, str]
 
@@ -39,9 +41,10 @@ class Pool:
 
 
 def read_pool(
-    path: Path,
+    source: Source,
     *,
     category: str | None = None,
+    columns: Columns = PLAIN,
     known: Iterable[Pair] = (),
     every: bool = False,
     skip_bad: bool = False,
@@ -49,8 +52,9 @@ def read_pool(
     """The unlabelled texts of a file, each once: texts that differ in case and spaces only are the same.
 
     Args:
-        path: Rows as `read_examples` takes them, with or without labels, or a `.txt` file with a text a line.
+        source: What `read_examples` takes, with or without labels, or a `.txt` file with a text a line.
         category: Of rows with `labels`, those are unlabelled that say nothing of it.
+        columns: Which columns hold text, prompt and label, where they are not called so.
         known: Texts to leave out, such as those taught from.
         every: Take the labelled rows too.
         skip_bad: Leave out rows without a text instead of stopping.
@@ -58,15 +62,15 @@ def read_pool(
     Raises:
         DataError: The file cannot be read, has no column `text`, or bad rows, by line; or nothing is left.
     """
-    name, unit, records = (str(path), "line", _lines(path)) if path.suffix.casefold() == ".txt" else open_rows(path)
+    name, unit, records = _open(source, columns)
     seen = {_plain(pair) for pair in known}
     pairs: list[Pair] = []
     bad: dict[int, str] = {}
     labelled = doubled = rows = 0
-    columns: set[str] = set()
+    named: set[str] = set()
     for place, record in records:
         rows += 1
-        columns |= {str(column) for column in record} if isinstance(record, Mapping) else set()
+        named |= {str(column) for column in record} if isinstance(record, Mapping) else set()
         try:
             pair = _pair(place, record)
         except BadRow as error:
@@ -79,8 +83,8 @@ def read_pool(
         else:
             seen.add(key)
             pairs.append(pair)
-    if columns and "text" not in columns:
-        raise DataError(f"{name} has no column text; rename the one that holds the texts. It has {_named(columns)}.")
+    if named and "text" not in named:
+        raise DataError(f"{name} has no column for the text but {_named(named)}; name one with --text-column.")
     if bad and not skip_bad:
         lines = [f"{name} cannot be read:", *(f"  {unit} {place}: {bad[place]}" for place in sorted(bad)[:LISTED])]
         more = [f"  and {count(len(bad) - LISTED, 'more bad row')}"] if len(bad) > LISTED else []
@@ -109,6 +113,12 @@ def _json(row: dict[str, Any]) -> str:
     """Readable where it can be shown; escaped where a text has signs that a terminal or an editor would obey."""
     line = json.dumps(row, ensure_ascii=False)
     return line if line.isprintable() else json.dumps(row)
+
+
+def _open(source: Source, columns: Columns) -> tuple[str, str, Iterator[tuple[int, Any]]]:
+    if isinstance(source, (str, Path)) and Path(source).suffix.casefold() == ".txt":
+        return str(source), "line", _lines(Path(source))
+    return open_rows(source, columns)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:

@@ -116,7 +116,7 @@ def test_what_is_labelled_known_or_doubled_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([{"body": "secret words", "id": 3}], r"no column text.*body, id"),
+        ([{"body": "secret words", "id": 3}], r"no column for the text but body, id; .*--text-column"),
         ([{"text": "fine"}, {"text": 3}, {"id": "secret words"}], r"line 2: text is not a string\n  line 3: no text\n"),
         ([{"text": "secret words", "label": 1}], "no text left"),
         ([], "no text left"),

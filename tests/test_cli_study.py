@@ -148,7 +148,7 @@ def test_next_refuses_before_a_model_is_loaded(folder: Path, tmp_path: Path, mon
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("loaded"))
     pool = write(tmp_path / "pool.jsonl", [{"body": "x"}])
     out = ["--out", tmp_path / "next.jsonl"]
-    assert "no column text" in kit("next", folder / "toy", pool, *out, code=2).stderr
+    assert "no column for the text but body" in kit("next", folder / "toy", pool, *out, code=2).stderr
     assert "it knows toy" in kit("next", folder / "toy", pool, *out, "--category", "hate", code=2).stderr
     assert kit("next", folder, pool, *out, code=2).stdout == ""
     assert not (tmp_path / "next.jsonl").exists()

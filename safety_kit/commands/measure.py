@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models, teach
+from safety_kit.commands import models, rows_options, teach
 
 if TYPE_CHECKING:
     from classifiers.data import Examples
@@ -26,11 +26,13 @@ WIDTH = 40
 
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A classifier folder.")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled rows, as `train` reads them.")],
-    category: Annotated[
-        str | None, typer.Option("--category", help="What label 1 means; the file's name by default.")
-    ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Drop bad rows.")] = False,
+    data: rows_options.Data,
+    category: rows_options.Category = None,
+    skip_bad: rows_options.SkipBad = False,
+    text_column: rows_options.TextColumn = None,
+    prompt_column: rows_options.PromptColumn = None,
+    label_column: rows_options.LabelColumn = None,
+    positive: rows_options.Positive = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the resamples.", min=0)] = 0,
     as_json: models.Json = False,
     model: models.Model = "embedded",
@@ -46,7 +48,8 @@ def evaluate(
     """
     from safety_kit import artifacts
 
-    examples, held_out = _to_measure(data, category, skip_bad)
+    mapping = rows_options.columns(text_column, prompt_column, label_column, positive)
+    examples, held_out = _to_measure(rows_options.read_rows(data, category, skip_bad, mapping))
     artifacts.load(folder)  # a wrong folder is told before a model is loaded
     gemma = models.load(model, revision, device, dtype)
 
@@ -66,11 +69,13 @@ def evaluate(
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A classifier folder.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same model.")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled rows, as `train` reads them.")],
-    category: Annotated[
-        str | None, typer.Option("--category", help="What label 1 means; the file's name by default.")
-    ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Drop bad rows.")] = False,
+    data: rows_options.Data,
+    category: rows_options.Category = None,
+    skip_bad: rows_options.SkipBad = False,
+    text_column: rows_options.TextColumn = None,
+    prompt_column: rows_options.PromptColumn = None,
+    label_column: rows_options.LabelColumn = None,
+    positive: rows_options.Positive = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the resamples.", min=0)] = 0,
     as_json: models.Json = False,
     model: models.Model = "embedded",
@@ -85,7 +90,8 @@ def compare(
     """
     from safety_kit import artifacts
 
-    examples, held_out = _to_measure(data, category, skip_bad)
+    mapping = rows_options.columns(text_column, prompt_column, label_column, positive)
+    examples, held_out = _to_measure(rows_options.read_rows(data, category, skip_bad, mapping))
     for folder in (a, b):
         artifacts.load(folder)
     gemma = models.load(model, revision, device, dtype)
@@ -105,9 +111,8 @@ def compare(
     return 0
 
 
-def _to_measure(data: Path, category: str | None, skip_bad: bool) -> tuple[Examples, bool]:
-    """The rows held out, where there are any, else all."""
-    examples = teach.read(data, category, skip_bad)
+def _to_measure(examples: Examples) -> tuple[Examples, bool]:
+    """The rows held out, where there are any, else all; and which it was."""
     held_out = bool(examples.held_out.any())
     return (examples.test() if held_out else examples), held_out
 
@@ -115,7 +120,9 @@ def _to_measure(data: Path, category: str | None, skip_bad: bool) -> tuple[Examp
 def _note_few(report: Mapping[str, Any]) -> None:
     few = [name for name, one in report.items() if min(one["positives"], one["n"] - one["positives"]) < FEW]
     if few:
-        teach.warn(f"fewer than {FEW} rows of a label for {', '.join(few)}: intervals from so few are too narrow.")
+        rows_options.warn(
+            f"fewer than {FEW} rows of a label for {', '.join(few)}: intervals from so few are too narrow."
+        )
 
 
 def _rows(figures: Mapping[str, Any], held_out: bool) -> str:
@@ -165,7 +172,7 @@ def _show_slices(column: str, slices: Mapping[str, Any]) -> None:
             console.add_row(made, console.one_line(value, WIDTH), *counts, *cells, teach.figure(floor))
         console.show(made)
     few = slices["too_few"]
-    if few["values"]:
+    if few["values"] and (few["named"] or slices["values"]):  # a column of other things, such as ids, says nothing
         named = ", ".join(f"{console.one_line(value, WIDTH)} ({one['n']})" for value, one in few["named"].items())
         print(
             f"{console.one_line(column, WIDTH)}: too few rows for figures (below {ENOUGH} of a label): "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models, teach
+from safety_kit.commands import models, rows_options, teach
 from safety_kit.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,15 +33,21 @@ class Metric(StrEnum):
 def next_texts(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A classifier folder.")],
     pool: Annotated[
-        Path, typer.Argument(metavar="POOL", help='Rows {"text", "prompt"?}, or a .txt file with a text a line.')
+        str,
+        typer.Argument(
+            metavar="POOL", help='Rows {"text", "prompt"?}, a .txt file with a text a line, or a hub data set hf:….'
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The JSONL file to write; it must not exist.")],
     n: Annotated[int, typer.Option("-n", "--number", help="Texts to choose.", min=1)] = 20,
     category: Annotated[str | None, typer.Option("--category", help="Of a classifier that knows several.")] = None,
     labelled: Annotated[
-        Path | None, typer.Option("--labelled", help="Rows that you have already: their texts are left out.")
+        str | None, typer.Option("--labelled", help="Rows that you have already: their texts are left out.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Drop rows without a text.")] = False,
+    skip_bad: rows_options.SkipBad = False,
+    text_column: rows_options.TextColumn = None,
+    prompt_column: rows_options.PromptColumn = None,
+    label_column: rows_options.LabelColumn = None,
     as_json: models.Json = False,
     model: models.Model = "embedded",
     revision: models.Revision = None,
@@ -66,7 +72,8 @@ def next_texts(
     from classifiers.pool import read_pool, write_choices
 
     known = read_pool(labelled, every=True).pairs if labelled else ()
-    texts = read_pool(pool, category=category or names[0], known=known, skip_bad=skip_bad)
+    mapping = rows_options.columns(text_column, prompt_column, label_column)
+    texts = read_pool(pool, category=category or names[0], columns=mapping, known=known, skip_bad=skip_bad)
     gemma = models.load(model, revision, device, dtype)
 
     from classifiers import SafetyClassifier
@@ -94,15 +101,17 @@ def next_texts(
 
 
 def curve(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled rows, as `train` reads them.")],
+    data: rows_options.Data,
     out: Annotated[Path | None, typer.Option("--out", help="A folder for curve.json, curve.svg and curve.png.")] = None,
-    category: Annotated[
-        str | None, typer.Option("--category", help="What label 1 means; the file's name by default.")
-    ] = None,
+    category: rows_options.Category = None,
     reading: Annotated[teach.ReadingName, typer.Option("--reading", help="As in `train`.")] = teach.ReadingName.CAUSAL,
     metric: Annotated[Metric, typer.Option("--metric", help="What the advice is about.")] = Metric.AUROC,
     draws: Annotated[int, typer.Option("--draws", help="Random choices of examples a size.", min=2)] = 5,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Drop bad rows.")] = False,
+    skip_bad: rows_options.SkipBad = False,
+    text_column: rows_options.TextColumn = None,
+    prompt_column: rows_options.PromptColumn = None,
+    label_column: rows_options.LabelColumn = None,
+    positive: rows_options.Positive = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the split and the draws.", min=0)] = 0,
     as_json: models.Json = False,
     model: models.Model = "embedded",
@@ -115,7 +124,8 @@ def curve(
     Teaches with 8, 16, 32, … examples of each label, several times each, and measures on texts held out: those marked
     "split": "test", else a quarter.
     """
-    examples = teach.read(data, category, skip_bad)
+    mapping = rows_options.columns(text_column, prompt_column, label_column, positive)
+    examples = rows_options.read_rows(data, category, skip_bad, mapping)
     if len(examples.categories) > 1:
         raise UserError(f"The rows label {', '.join(examples.categories)}; name one with --category.")
     if out is not None:

@@ -6,15 +6,12 @@ import time
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models
-
-if TYPE_CHECKING:
-    from classifiers.data import Examples
+from safety_kit.commands import models, rows_options
 
 
 class ReadingName(StrEnum):
@@ -25,11 +22,9 @@ class ReadingName(StrEnum):
 
 
 def train(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help='JSONL, CSV or Parquet rows {"text", "label": 0|1}.')],
+    data: rows_options.Data,
     out: Annotated[Path, typer.Option("--out", help="The classifier folder to write.")],
-    category: Annotated[
-        str | None, typer.Option("--category", help="What label 1 means; the file's name by default.")
-    ] = None,
+    category: rows_options.Category = None,
     reading: Annotated[
         ReadingName,
         typer.Option("--reading", help="causal: where it stands in a prompt (a guard needs it); alone: in a question."),
@@ -37,7 +32,11 @@ def train(
     benign: Annotated[
         bool, typer.Option("--benign", help="Add the kit's harmless texts: low false-positive rates need many.")
     ] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Drop the rows that cannot be taught from.")] = False,
+    skip_bad: rows_options.SkipBad = False,
+    text_column: rows_options.TextColumn = None,
+    prompt_column: rows_options.PromptColumn = None,
+    label_column: rows_options.LabelColumn = None,
+    positive: rows_options.Positive = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the cross-validation's folds.")] = 0,
     as_json: models.Json = False,
     model: models.Model = "embedded",
@@ -53,7 +52,8 @@ def train(
     from safety_kit import artifacts
 
     artifacts.check_target(out)
-    examples = read(data, category, skip_bad).teach()
+    mapping = rows_options.columns(text_column, prompt_column, label_column, positive)
+    examples = rows_options.read_rows(data, category, skip_bad, mapping).teach()
     if benign:
         from classifiers.teach import benign_examples
 
@@ -118,18 +118,6 @@ def prepare(
     else:
         print(console.safe(f"{model} has every classifier that {rules.name} wants."))
     return 0
-
-
-def read(data: Path, category: str | None, skip_bad: bool) -> Examples:
-    """The rows of a file."""
-    from classifiers.data import read_examples
-
-    return read_examples(data, category=category, skip_bad=skip_bad, warn=warn)
-
-
-def warn(message: str) -> None:
-    """A warning on stderr."""
-    console.note(f"warning: {message}")
 
 
 def show_metrics(report: Mapping[str, Mapping[str, float]], title: str) -> None:
