@@ -17,7 +17,6 @@ from classifiers import hub
 from classifiers.cache import FeatureCache
 from classifiers.calibrate import platt
 from classifiers.cards import artifact_card
-from classifiers.evaluate import scores as metric_scores
 from classifiers.features import (
     STRIDE,
     WINDOW,
@@ -31,6 +30,7 @@ from classifiers.features import (
 )
 from classifiers.golden import check_model, record_golden
 from classifiers.heads import REGULARISATION, Linear, fit_path, make_folds, rank_quality
+from classifiers.metrics import scores as metric_scores
 from safety_kit import __version__, artifacts
 from safety_kit.artifacts import Artifact, Head
 from safety_kit.data import classifiers_dir

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from safety_kit import __version__, console
-from safety_kit.commands import calibrate, check, classify, demo, generate, policy, publish, teach
+from safety_kit.commands import calibrate, check, classify, demo, generate, measure, policy, publish, study, teach
 from safety_kit.errors import SafetyKitError
 
 INTERRUPTED = 130
@@ -101,7 +101,10 @@ app.command()(demo.demo)
 app.command()(teach.train)
 app.command()(teach.prepare)
 app.command()(classify.classify)
-app.command()(teach.evaluate)
+app.command()(measure.evaluate)
+app.command()(measure.compare)
+app.command("next")(study.next_texts)
+app.command()(study.curve)
 app.command()(calibrate.calibrate)
 app.command()(publish.publish)
 app.command()(check.check)
