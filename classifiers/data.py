@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from classifiers.rows import Row, count, no_text_column, read_rows, sha256
+from classifiers.rows import Row, count, no_text_column, read_rows, resolve_labels, sha256
 from classifiers.sources import PLAIN, Columns
 from safety_kit.errors import DataError
 
@@ -236,14 +236,9 @@ def read_examples(
 
 
 def _assemble(rows: list[Row]) -> Examples:
-    categories = tuple(sorted({name for row in rows for name in row.labels}))
-    column = {name: i for i, name in enumerate(categories)}
-    labels = np.full((len(rows), len(categories)), np.nan)
-    for i, row in enumerate(rows):
-        if row.listed:
-            labels[i] = 0.0
-        for name, value in row.labels.items():
-            labels[i, column[name]] = value
+    categories, resolved = resolve_labels(rows)
+    labels = np.array([[known.get(name, np.nan) for name in categories] for known in resolved], dtype=np.float64)
+    labels = labels.reshape(len(rows), len(categories))
     names = dict.fromkeys(name for row in rows for name in row.slices)
     return Examples(
         texts=tuple(row.text for row in rows),

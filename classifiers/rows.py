@@ -184,6 +184,12 @@ def no_text_column(rows: Rows) -> str:
     return f"no row has the column for the text; the columns are: {listed or 'none'} (name one with --text-column)"
 
 
+def resolve_labels(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[dict[str, float]]]:
+    """The categories that rows label, and each row's known labels: of a list, those not listed are 0."""
+    categories = tuple(sorted({name for row in rows for name in row.labels}))
+    return categories, [dict.fromkeys(categories, 0.0) | row.labels if row.listed else row.labels for row in rows]
+
+
 def stem(source: Source) -> str | None:
     """What `label` is about where nobody says it: the name of the file or hub data set without its folder."""
     if isinstance(source, str) and is_hub_name(source):
