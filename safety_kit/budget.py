@@ -168,16 +168,19 @@ def joint_thresholds(
     return [float(threshold) for threshold in np.maximum(start + scale * level, reached)]
 
 
-def contaminated(fpr: float, share: float) -> tuple[float, float]:
-    """What a share of harmful texts does to a budget that was kept on the whole log.
+def contaminated(n: int, fpr: float, share: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """What harmful texts among those that set a threshold do to it.
 
-    All texts above the threshold are fpr = share · recall + (1 − share) · rate of it at most.
+    The budget still holds for the mixture, and of n texts fewer than the threshold's rank are above it.
 
     Args:
+        n: Texts of the log.
         fpr: The budget, in (0, 1).
         share: Harmful share of the log, in (0, 1).
+        confidence: In (0, 1).
 
     Returns:
-        The largest false-positive rate, and the largest recall on harmful texts like the log's.
+        The largest false-positive rate on the harmless ones, fpr / (1 − share), and the largest share of the log's
+        harmful texts that the threshold stops.
     """
-    return min(1.0, fpr / (1 - share)), min(1.0, fpr / share)
+    return min(1.0, fpr / (1 - share)), min(1.0, max(tolerance_rank(n, fpr, confidence) - 1, 0) / (share * n))

@@ -216,11 +216,14 @@ def test_a_tail_of_one_text_or_of_equal_texts() -> None:
         assert Tail.of(logits) == Tail(2.0, 1.0)
 
 
-@given(st.floats(0.001, 0.1), st.floats(0.001, 0.5), st.floats(0, 1))
-def test_contamination_is_bounded(fpr: float, share: float, recall: float) -> None:
-    """Whatever the recall: harmful and harmless texts above the threshold are at most fpr of the log."""
-    rate, most = contaminated(fpr, share)
-    if recall > most:  # more harmful texts above it than the budget has room for
-        assert share * recall > fpr * (1 - 1e-9)
-    else:
-        assert (fpr - share * recall) / (1 - share) <= rate * (1 + 1e-9)
+@given(st.integers(0, 1000), st.integers(60, 400), st.integers(1, 50), st.sampled_from([0.05, 0.1]))
+def test_contamination_is_bounded(seed: int, n: int, harmful: int, fpr: float) -> None:
+    """Of harmful texts that score above all others, no more are stopped than the bound says, and then no other."""
+    scores = np.random.default_rng(seed).normal(size=n)
+    scores[:harmful] += 100
+    threshold = budget_for(scores, fpr).threshold
+    assert threshold is not None
+    rate, stopped = contaminated(n, fpr, harmful / n)
+    assert np.mean(scores[:harmful] > threshold) == pytest.approx(stopped)
+    assert rate == pytest.approx(fpr / (1 - harmful / n))
+    assert stopped <= fpr / (harmful / n)

@@ -107,7 +107,7 @@ def test_the_page_for_people(policy: Path, log: Path) -> None:
         "For texts like the log's",
         "5.00% together",
         "0 of 73 rows are above a threshold",
-        "5.0% of it: the true false-positive rate is at most 5.26%.",
+        "5.0% of it (4): the true false-positive rate is at most 5.29%, and at most 0 of these rows are stopped.",
         "calibration.json",
     ):
         assert words in done.stdout
@@ -115,15 +115,6 @@ def test_the_page_for_people(policy: Path, log: Path) -> None:
     shown = run("calibrate", policy, log, "--nearest", "3", "--show")
     assert "zzzz\\x1b[31mqzzzxzz" in shown.stdout
     assert "\x1b" not in shown.stdout
-
-
-def test_recall_falls_where_more_is_harmful_than_the_budget(policy: Path, log: Path) -> None:
-    policy.write_text(POLICY.replace("0.05", "0.045"), encoding="utf-8")
-    done = run("calibrate", policy, log)
-    assert (
-        "5.0% of it: the true false-positive rate is at most 4.74%, and recall on such texts falls to 90%"
-        in done.stdout
-    )
 
 
 def test_rows_at_output_set_the_output(policy: Path, log: Path) -> None:

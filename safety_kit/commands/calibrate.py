@@ -12,22 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models
+from safety_kit.commands import budget_tables, models
 from safety_kit.commands.inputs import Row, read_rows
 from safety_kit.errors import DataError, PolicyError, UserError
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:
     from safety_kit.artifacts import Artifact, Head
-    from safety_kit.budget import Budget
     from safety_kit.gemma import Gemma
     from safety_kit.policy import Policy
     from safety_kit.thresholds import Calibrated
-
-SHARES = (0.001, 0.01, 0.05)
-"""Harmful shares of a log that the warning about contamination works out."""
-
-WIDTH = 60
 
 
 def calibrate(
@@ -66,7 +60,7 @@ def calibrate(
             raise UserError(
                 "There is nothing to write without LOGS; name a JSONL file of your traffic, or leave --out."
             )
-        return _table(taught, taught.heads, "the calibration set", as_json)
+        return budget_tables.show_classifier(taught, taught.heads, "the calibration set", as_json)
     if logs is None:
         raise UserError("A policy is calibrated on a log; name a JSONL file of your traffic after it.")
     if taught and out is not None:
@@ -129,7 +123,7 @@ def _folder(
     if out is not None:
         _write(artifact, heads, counted, digest, out)
         console.note(f"{out}: the classifier, with the log's scores as its harmless examples")
-    return _table(artifact, heads, "the log's", as_json)
+    return budget_tables.show_classifier(artifact, heads, "the log's", as_json)
 
 
 def _write(artifact: Artifact, heads: dict[str, Head], rows: dict[Stage, int], digest: str, out: Path) -> None:
@@ -194,27 +188,13 @@ def _calibrate_policy(
             }
         )
         return 0
-    _show_thresholds(thresholds, policy)
-    _show_nearest(listed, show)
+    budget_tables.show_thresholds(thresholds, policy)
+    budget_tables.show_nearest(listed, show)
     print(f"{above} of {len(rows)} rows are above a threshold: look at them and at the nearest rows.")
-    for line in contamination(thresholds, policy):
+    for line in budget_tables.contamination(thresholds, policy):
         print(line)
     print(console.safe(f"→ {policy.calibration}"))
     return 0
-
-
-def contamination(thresholds: Sequence[Calibrated], policy: Policy) -> list[str]:
-    """What harmful rows among the log's would do, a line a share."""
-    from safety_kit.budget import contaminated
-
-    rates = {one.max_fpr or policy.budget for one in thresholds}
-    fpr = max(rate for rate in rates if rate is not None)
-    lines = [f"If some of the log is really harmful (worked out for the budget of {fpr:.2%}):"]
-    for share in SHARES:
-        rate, recall = contaminated(fpr, share)
-        falls = f", and recall on such texts falls to {recall:.0%} at most" if recall < 1 else ""
-        lines.append(f"  {share:.1%} of it: the true false-positive rate is at most {rate:.2%}{falls}.")
-    return lines
 
 
 def _near(row: Row, margin: float, one: Calibrated | None) -> dict[str, Any]:
@@ -229,65 +209,6 @@ def _near(row: Row, margin: float, one: Calibrated | None) -> dict[str, Any]:
         "score": round(1 / (1 + math.exp(-logit)), 6),
         "threshold": round(one.threshold, 6),
         "above": margin > 0,
-    }
-
-
-def _show_thresholds(thresholds: Sequence[Calibrated], policy: Policy) -> None:
-    made = console.table("category", "at", "budget", "n", "stopped above", title="For texts like the log's")
-    for one in thresholds:
-        budget = f"{one.max_fpr:.2%}" if one.max_fpr else f"{policy.budget:.2%} together"
-        console.add_row(made, one.category, one.stage.value, budget, str(one.n), f"{one.threshold:.4f}")
-    console.show(made)
-
-
-def _show_nearest(listed: Sequence[dict[str, Any]], texts: bool) -> None:
-    if not listed:
-        return
-    headings = ["line", "at", "category", "probability", "threshold", ""]
-    made = console.table(*headings, *(["text"] if texts else []), title="Nearest to a threshold", right=headings[3:5])
-    for entry in listed:
-        cells = [str(entry["line"]), entry["stage"], entry["category"], f"{entry['score']:.4f}"]
-        cells += [f"{entry['threshold']:.4f}", "above" if entry["above"] else ""]
-        console.add_row(made, *cells, *([console.one_line(entry["text"], WIDTH)] if texts else []))
-    console.show(made)
-
-
-def _table(artifact: Artifact, heads: dict[str, Head], like: str, as_json: bool) -> int:
-    """Each head's budgets by length: what `heads` hold, on `artifact`'s scales."""
-    found = {
-        (name, stage): (head, head.budgets(stage)) for name, head in heads.items() for stage in sorted(head.negatives)
-    }
-    if as_json:
-        budgets = [
-            {"category": name, "stage": stage.value, "lengths": band, **_budget(head, stage, budget)}
-            for (name, stage), (head, bands) in found.items()
-            for band, row in bands.items()
-            for budget in row
-        ]
-        console.emit({"classifier": str(artifact.path), "for_texts_like": like, "budgets": budgets})
-        return 0
-    from safety_kit.budget import CONFIDENCE, RATES, smallest_supported
-
-    rates = [f"{rate:.1%}" for rate in RATES]
-    title = f"For texts like {like}, at {CONFIDENCE:.0%} confidence: the probability above which a text is stopped"
-    made = console.table("category", "at", "texts", "n", "smallest", *rates, title=title, right=["n", *rates])
-    for (name, stage), (head, bands) in found.items():
-        for band, row in bands.items():
-            cells = ["–" if b.threshold is None else f"{head.probability(b.threshold, stage):.4f}" for b in row]
-            least = f"{smallest_supported(row[0].n):.2%}"
-            console.add_row(made, name, stage.value, band, str(row[0].n), least, *cells)
-    console.show(made)
-    return 0
-
-
-def _budget(head: Head, stage: Stage, budget: Budget) -> dict[str, Any]:
-    from safety_kit.budget import needed
-
-    return {
-        "fpr": budget.fpr,
-        "n": budget.n,
-        "needed": needed(budget.fpr),
-        "threshold": None if budget.threshold is None else round(head.probability(budget.threshold, stage), 6),
     }
 
 

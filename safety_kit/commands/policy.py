@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from safety_kit import console
+from safety_kit.commands.budget_tables import show_budgets
 from safety_kit.commands.models import Json
 from safety_kit.errors import ArtifactError, PolicyError
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from safety_kit.artifacts import Artifact
     from safety_kit.policy import Policy, Rule
     from safety_kit.policy_schema import CheckOptions
@@ -46,7 +45,7 @@ def validate(policy: File, as_json: Json = False) -> int:
     else:
         counts = f"{len(read.checks)} checks, {len(read.rules)} rules"
         print(console.safe(f"{read.name}: {counts}, digest {read.digest[:12]}"))
-        _show_budgets(read, budgets)
+        show_budgets(read, budgets)
     return 0
 
 
@@ -176,18 +175,6 @@ def _budgets(policy: Policy, classifiers: dict[str, Artifact]) -> list[Resolved]
     if faults:
         raise PolicyError("\n  ".join([f"{policy.name} has budgets that cannot be kept:", *faults]))
     return found
-
-
-def _show_budgets(policy: Policy, budgets: Sequence[Resolved]) -> None:
-    if not budgets:
-        return
-    title = "At most so many harmless texts like those it was calibrated on are stopped, at 95 % confidence"
-    made = console.table("category", "at", "budget", "calibrated on", "stopped above", title=title)
-    for one in budgets:
-        budget = f"{one.max_fpr:.2%}" if one.max_fpr else f"{policy.budget:.2%} together"
-        on = f"{one.n} rows of your traffic" if one.source == "traffic" else f"{one.n} held-out examples"
-        console.add_row(made, one.category, one.stage.value, budget, on, f"{one.threshold:.4f}")
-    console.show(made)
 
 
 def _artifact(folder: Path, category: str | None) -> tuple[Artifact, str]:
