@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from safety_kit import __version__, console
-from safety_kit.commands import check, classify, demo, generate, policy, teach
+from safety_kit.commands import check, classify, demo, generate, judge, policy, teach
 from safety_kit.errors import SafetyKitError
 
 INTERRUPTED = 130
@@ -102,6 +102,7 @@ app.command()(teach.train)
 app.command()(teach.prepare)
 app.command()(classify.classify)
 app.command()(teach.evaluate)
+app.command()(judge.judge)
 app.command()(check.check)
 app.command()(generate.generate)
 app.add_typer(policy.app, name="policy")
