@@ -6,13 +6,14 @@ import functools
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from guard_helpers import FakeGemma, make_artifact, steps_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_gemma_load import one_thread as one_thread
 from test_gemma_load import plain, tiny, tiny_folder
@@ -213,7 +214,8 @@ def test_the_worst_window_of_a_long_text_counts_and_many_texts_keep_their_order(
     assert len(windows) > 2
     items = [f"the {chr(97 + i % 26)}{i}" for i in range(70)]
     many = log_odds(gemma, [*items, long, " \n"], RUDE)
-    assert many[:70] == pytest.approx([log_odds(gemma, [item], RUDE)[0] for item in items], abs=1e-4)
+    some = (0, 31, 63, 64, 69)
+    assert [many[i] for i in some] == pytest.approx([log_odds(gemma, [items[i]], RUDE)[0] for i in some], abs=1e-4)
     question = Question(gemma.vocabulary, RUDE)
     each = [trace.logits[-1] for trace in gemma.forward(windows, judging.Capture(logits="last"))]  # type: ignore[index]
     assert many[70] == pytest.approx(max(float(row[question.yes] - row[question.no]) for row in each), abs=1e-4)
@@ -234,7 +236,7 @@ def test_a_nan_in_any_window_stays(monkeypatch: pytest.MonkeyPatch, bad: int) ->
 
     def broken(texts: Sequence[Any], *arguments: Any) -> Any:
         traces = forward(texts, *arguments)
-        traces[bad].logits[:] = math.nan
+        traces[bad] = replace(traces[bad], logits=traces[bad].logits * math.nan)
         return traces
 
     monkeypatch.setattr(gemma, "forward", broken)
@@ -374,7 +376,7 @@ def test_a_model_is_needed_or_named(tmp_path: Path) -> None:
 
 def test_a_judge_without_rules_is_not_loaded() -> None:
     text = FLAGGING.replace("  - {category: rude, action: flag, threshold: 0.5}\n", "").replace(
-        "judge,", "judge, model: no,"
+        "judge,", "judge, model: nowhere,"
     )
     assert Guard(Policy.parse(text)).judges == ()
 
@@ -429,12 +431,13 @@ def test_generation_is_judged_at_both_ends(shouts: list[Any], tmp_path: Path, mo
     assert (refused.reply, refused.finish_reason, refused.completion_tokens) == ("withheld", "content_filter", 0)
     assert shouts == [(None, "What!")]
     monkeypatch.setattr(judging, "log_odds", lambda _, items, __: [-2.0 if a is None else 2.0 for a, _ in items])
-    stream = guarded.stream([Message("user", "the cat")], Sampling(max_tokens=4))
+    stream = guarded.stream([Message("user", "the cat")], Sampling(max_tokens=8, temperature=1.0, seed=1))
     assert list(stream) == ["withheld"]
     assert stream.reply.output is not None
     assert stream.reply.output.blocked
 
 
+@settings(max_examples=12)
 @given(sizes=st.lists(st.integers(1, 9), max_size=8))
 def test_stepping_equals_run_and_clears_nothing_before_the_end(sizes: list[int]) -> None:
     text = "the cat in a can, then an ant"
