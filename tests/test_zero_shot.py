@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -32,9 +33,20 @@ def rows(path: Path, texts: list[str], labels: list[int], prompt: str | None = N
     return read_examples(path)
 
 
-@pytest.fixture(scope="module")
-def p() -> list[float]:
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classifiers.evaluate.RESAMPLES", 50)
+
+
+@functools.cache
+def opinion() -> list[float]:
     return yes_probability(tiny(), TEXTS, RUDE)
+
+
+@pytest.fixture
+def p() -> list[float]:
+    """Made once, but in a test: only there is torch down to one thread."""
+    return opinion()
 
 
 def agreeing(p: list[float]) -> list[int]:
