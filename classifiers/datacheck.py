@@ -184,7 +184,11 @@ def giveaways(known: Relations, gemma: Gemma | None = None, progress: bool = Fal
 
     once = known.once()
     texts = [(known.rows[i].prompt, known.rows[i].text) for i in once]
-    features = labelcheck.gemma_features(gemma, texts, "reading" if progress else None) if gemma and once else None
+    features = None
+    if gemma and once:
+        from classifiers.transformer import GemmaFeatures
+
+        features = GemmaFeatures(gemma, progress=progress).fit_transform(texts)
     issues = []
     for name in known.categories:
         at = [n for n, i in enumerate(once) if name in known.labels[i]]

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from safety_kit.gemma import Gemma
-
     Floats = NDArray[np.float32]
     Ints = NDArray[np.int64]
     Doubles = NDArray[np.float64]
@@ -44,20 +42,6 @@ def word_confidence(texts: Sequence[str], y: Ints, folds: Sequence[Ints]) -> Dou
             model.fit(reader.fit_transform([texts[i] for i in rest]), y[rest])
         p[held] = model.predict_proba(reader.transform([texts[i] for i in held]))[:, 1]
     return p
-
-
-def gemma_features(gemma: Gemma, texts: Sequence[Text], progress: str | None = None) -> Floats:
-    """n x F activations, pooled over each text; a forward pass a text. A text without tokens has zeros."""
-    from classifiers.features import causal_readings
-    from classifiers.fit import candidate_blocks
-
-    blocks = candidate_blocks(gemma.n_blocks)[0]
-    readings = causal_readings(gemma, texts, blocks, varied=False, progress=progress)
-    width = readings[0].whole.size if readings else 1
-    features = np.zeros((len(texts), width), dtype=np.float32)
-    for reading in readings:
-        features[reading.row] = reading.whole.reshape(-1)
-    return features
 
 
 def feature_confidence(features: Floats, y: Ints, folds: Sequence[Ints]) -> Doubles:

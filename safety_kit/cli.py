@@ -14,7 +14,19 @@ import typer
 from typer.core import TyperGroup
 
 from safety_kit import __version__, console
-from safety_kit.commands import calibrate, check, classify, demo, generate, measure, policy, publish, study, teach
+from safety_kit.commands import (
+    calibrate,
+    check,
+    classify,
+    demo,
+    generate,
+    judge,
+    measure,
+    policy,
+    publish,
+    study,
+    teach,
+)
 from safety_kit.errors import SafetyKitError
 
 INTERRUPTED = 130
@@ -105,6 +117,7 @@ app.command()(measure.evaluate)
 app.command()(measure.compare)
 app.command("next")(study.next_texts)
 app.command()(study.curve)
+app.command()(judge.judge)
 app.command()(calibrate.calibrate)
 app.command()(publish.publish)
 app.command()(check.check)

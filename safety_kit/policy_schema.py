@@ -83,7 +83,23 @@ class SecretsOptions(_Strict):
     type: Literal["secrets"]
 
 
-CheckOptions = Annotated[ProbeOptions | PatternsOptions | PiiOptions | SecretsOptions, Field(discriminator="type")]
+class JudgeOptions(_Strict):
+    """A Gemma that is asked whether a text violates a guideline, and says how probable Yes is.
+
+    `model` is a hub id or a folder, perhaps beside the policy file; without it the guard's own model is asked.
+    `evidence` is a file relative to the policy file, written by `safety-kit judge`; blocking needs it.
+    """
+
+    type: Literal["judge"]
+    guideline: str = Field(pattern=r"\S", max_length=4000)
+    category: str | None = Field(default=None, min_length=1)
+    model: str | None = Field(default=None, min_length=1)
+    evidence: str | None = Field(default=None, min_length=1)
+
+
+CheckOptions = Annotated[
+    ProbeOptions | PatternsOptions | PiiOptions | SecretsOptions | JudgeOptions, Field(discriminator="type")
+]
 
 
 class ReplaceForm(_Strict):
@@ -211,7 +227,7 @@ def given_by(name: str, options: CheckOptions) -> frozenset[str] | None:
     match options:
         case ProbeOptions():
             return None if options.is_folder else frozenset({options.artifact})
-        case PatternsOptions():
+        case PatternsOptions() | JudgeOptions():
             return frozenset({options.category or name})
         case PiiOptions():
             return pii_categories(options.countries)
@@ -238,10 +254,32 @@ def _check_rules(file: PolicyFile) -> None:
             )
         budgeted = file.budget is not None and rule.action == "block"
         check_rule(place, rule.category, rule.action == "redact", rule.threshold, rule.max_fpr, probe, budgeted)
+        for name, options in file.checks.items():
+            if isinstance(options, JudgeOptions) and covers(rule.category, options.category or name):
+                _check_judge_rule(place, rule, options)
+    for name, options in file.checks.items():
+        others = {c for other, categories in given.items() if other != name for c in categories or ()}
+        if isinstance(options, JudgeOptions) and (options.category or name) in others:
+            raise PolicyError(f"checks.{name}: another check gives its category too; give the judge one of its own.")
     categories = {rule.category for rule in file.rules}
     for key in file.messages:
         if key != "default" and not any(covers(category, key) for category in categories):
             raise PolicyError(f"messages.{key}: no rule names this category; correct the name or remove the message.")
+
+
+def _check_judge_rule(place: str, rule: RuleOptions, options: JudgeOptions) -> None:
+    """Refuse a rule that a judge cannot serve; whether its evidence suffices is for the guard to see."""
+    if rule.category.endswith(".*"):
+        raise PolicyError(f"{place}.category: name each judge's category by itself, not as {rule.category!r}.")
+    if rule.action == "redact":
+        raise PolicyError(f"{place}.action: a judge has no exact span to redact; use flag for {rule.category!r}.")
+    if rule.threshold is None:
+        raise PolicyError(f"{place}: a judge's category needs a threshold.")
+    if rule.action == "block" and options.evidence is None:
+        raise PolicyError(
+            f"{place}.action: a judge without evidence may only flag; measure it with safety-kit judge --evidence FILE "
+            "and name the file in the check."
+        )
 
 
 def check_rule(

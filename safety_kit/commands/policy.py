@@ -36,8 +36,13 @@ def validate(policy: File, as_json: Json = False) -> int:
     from dataclasses import asdict
 
     from safety_kit.policy import Policy
+    from safety_kit.policy_schema import JudgeOptions
 
     read = Policy.load(policy)
+    if any(isinstance(options, JudgeOptions) for options in read.checks.values()):
+        from safety_kit.checks.judge import check_evidence
+
+        check_evidence(read)
     budgets = _budgets(read, _classifiers(read))
     if as_json:
         listed = [asdict(budget) for budget in budgets]
@@ -208,7 +213,7 @@ def _show(policy: Policy) -> None:
 
 
 def _looks_for(options: CheckOptions) -> str:
-    from safety_kit.policy_schema import PatternsOptions, PiiOptions, ProbeOptions
+    from safety_kit.policy_schema import JudgeOptions, PatternsOptions, PiiOptions, ProbeOptions
 
     match options:
         case ProbeOptions():
@@ -217,6 +222,8 @@ def _looks_for(options: CheckOptions) -> str:
             return f"{len(options.keywords)} keywords, {len(options.regexes)} regular expressions"
         case PiiOptions():
             return f"personal data; numbers of {', '.join(options.countries)}"
+        case JudgeOptions():
+            return f"what violates: {options.guideline.strip()}"
         case _:
             return "keys, tokens, passwords"
 
