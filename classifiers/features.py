@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from safety_kit.gemma import Gemma, TraceView
+    from safety_kit.gemma.tokens import Tokens
     from safety_kit.types import Role
 
     Floats = NDArray[np.float32]
@@ -157,17 +158,23 @@ def alone_readings(
     gemma: Gemma, texts: Sequence[Text], blocks: Sequence[int], question: str, *, progress: str | None = None
 ) -> list[Reading]:
     """Read each text in a question of its own and pool text and question: one reading a text."""
-    vocabulary = gemma.vocabulary
-    suffix = vocabulary.content(f"\n\n{question}\nAnswer:")
-    head = vocabulary.template("<bos>") + vocabulary.content("Text:\n")
-    encoded = [head + vocabulary.content(split_text(text)[1]) + suffix for text in texts]
-    traces = gemma.forward(encoded, Capture(tuple(blocks)), progress=progress)
+    pieces = [(row, *piece) for row, text in enumerate(texts) for piece in alone_pieces(gemma, text, question)]
+    traces = gemma.forward([tokens for _, tokens, _, _ in pieces], Capture(tuple(blocks)), progress=progress)
     out = []
-    for row, (text, trace) in enumerate(zip(texts, traces, strict=True)):
-        stage = Stage.INPUT if split_text(text)[0] is None else Stage.OUTPUT
-        whole = _hidden([trace.view(len(head), len(trace.ids))], blocks).mean(0)
+    for (row, _, start, _), trace in zip(pieces, traces, strict=True):
+        stage = Stage.INPUT if split_text(texts[row])[0] is None else Stage.OUTPUT
+        whole = _hidden([trace.view(start, len(trace.ids))], blocks).mean(0)
         out.append(Reading(row, stage, whole, whole[None]))
     return out
+
+
+def alone_pieces(gemma: Gemma, item: Text, question: str) -> list[tuple[Tokens, int, int]]:
+    """What is read for one text: encoded, where the text's own tokens begin, and where the question begins."""
+    vocabulary = gemma.vocabulary
+    head = vocabulary.template("<bos>") + vocabulary.content("Text:\n")
+    own = vocabulary.content(split_text(item)[1])
+    suffix = vocabulary.content(f"\n\n{question}\nAnswer:")
+    return [(head + own + suffix, len(head), len(head) + len(own))]
 
 
 def _hidden(views: Sequence[TraceView], blocks: Sequence[int]) -> Floats:

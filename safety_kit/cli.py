@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from safety_kit import __version__, console
-from safety_kit.commands import check, classify, demo, generate, policy, teach
+from safety_kit.commands import check, classify, demo, explain, generate, policy, teach
 from safety_kit.errors import SafetyKitError
 
 INTERRUPTED = 130
@@ -101,6 +101,7 @@ app.command()(demo.demo)
 app.command()(teach.train)
 app.command()(teach.prepare)
 app.command()(classify.classify)
+app.command()(explain.explain)
 app.command()(teach.evaluate)
 app.command()(check.check)
 app.command()(generate.generate)
