@@ -240,7 +240,7 @@ def candidate_spans(words: Sequence[Share]) -> list[range]:
 
 
 def random_spans(n: int, span: range, order: NDArray[np.int64]) -> list[range]:
-    """The first `RANDOM` ranges of a span's length within n words, in the given order of starts, that do not touch it."""
+    """The first `RANDOM` ranges as long as a span within n words, in the given order of starts, clear of the span."""
     size = len(span)
     starts = [int(i) for i in order if i + size <= n and (i + size <= span.start or i >= span.stop)]
     return [range(i, i + size) for i in starts[:RANDOM]]

@@ -65,7 +65,7 @@ def show(explanation: Explanation) -> None:
 
     from classifiers.explain import LABEL
 
-    made = console.table("word", "share", title=f"{explanation.category}: {LABEL}", right=["share"])
+    made = console.table("word", "share", right=["share"])
     largest = max((abs(word.share) for word in explanation.words), default=0.0)
     for word in explanation.words:
         style = "bold" if word.share > 0 and word.share > largest / 2 else None
@@ -77,6 +77,7 @@ def show(explanation: Explanation) -> None:
         console.add_row(made, ROWS[row.name] + without, f"{row.share:+.3f}")
     console.add_row(made, "(bias)", f"{explanation.bias:+.3f}")
     console.add_row(made, "sum: the logit", f"{explanation.score:+.3f}", style="bold")
+    console.show(Text(console.safe(f"{explanation.category}: {LABEL}"), style="bold"))
     console.show(made, Text(f"probability {explanation.probability:.3f}"))
     if len(explanation.tokens) and explanation.words[0].span[0] > 0:
         console.show(Text(f"The reading that decided begins at character {explanation.words[0].span[0]}.", style="dim"))
