@@ -221,28 +221,15 @@ def alone_readings(
     Its slots are the mean over the text's tokens for each block, then the mean over the question's. A text longer than
     a window is asked about window by window.
     """
-    vocabulary = gemma.vocabulary
-    suffix = vocabulary.content(f"\n\n{question}\nAnswer:")
-    capture = Capture(tuple(blocks))
 
     def read(which: list[int]) -> list[Pooled]:
-        pieces: list[Tokens] = []
-        places: list[tuple[int, int]] = []
-        for i in which:
-            prompt, text = split_text(texts[i])
-            head = _alone_head(gemma, prompt)
-            own = vocabulary.content(text)
-            for start in range(0, max(1, len(own) - ALONE_OVERLAP), ALONE_WINDOW - ALONE_OVERLAP):
-                pieces.append(head + own.slice(start, start + ALONE_WINDOW) + suffix)
-                places.append((i, len(head)))
-        traces = gemma.forward(pieces, capture)
+        pieces = [(i, *piece) for i in which for piece in alone_pieces(gemma, texts[i], question)]
+        traces = gemma.forward([tokens for _, tokens, _, _ in pieces], Capture(tuple(blocks)))
         windows: dict[int, list[Floats]] = {i: [] for i in which}
-        for (i, start), trace in zip(places, traces, strict=True):
-            end = len(trace.ids) - len(suffix)
-            parts = [_hidden([trace.view(a, b)], blocks) for a, b in ((start, end), (end, len(trace.ids))) if a < b]
-            if len(parts) == 2:  # else a text without tokens
-                windows[i].append(np.concatenate([part.mean(0) for part in parts]))
-        lengths = [len(vocabulary.content(split_text(texts[i])[1])) for i in which]
+        for (i, _, start, end), trace in zip(pieces, traces, strict=True):
+            parts = (trace.view(start, end), trace.view(end, len(trace.ids)))
+            windows[i].append(np.concatenate([_hidden([part], blocks).mean(0) for part in parts]))
+        lengths = [len(gemma.vocabulary.content(split_text(texts[i])[1])) for i in which]
         return [
             (np.mean(windows[i], axis=0), np.stack(windows[i]), length) if windows[i] else _EMPTY
             for i, length in zip(which, lengths, strict=True)
@@ -253,6 +240,19 @@ def alone_readings(
     pooled = _gather(keys, [("", len(text) + len(prompt or "")) for prompt, text in items], read, cache, progress)
     stages = [own_place(prompt).stage for prompt, _ in items]
     return [Reading(row, stages[row], *found) for row, found in enumerate(pooled) if len(found[1])]
+
+
+def alone_pieces(gemma: Gemma, item: Text, question: str) -> list[tuple[Tokens, int, int]]:
+    """What is read for one text, window by window: encoded, where its own tokens begin, where the question begins.
+
+    None for a text without tokens.
+    """
+    prompt, text = split_text(item)
+    head, own = _alone_head(gemma, prompt), gemma.vocabulary.content(text)
+    suffix = gemma.vocabulary.content(f"\n\n{question}\nAnswer:")
+    step = ALONE_WINDOW - ALONE_OVERLAP
+    parts = [own.slice(at, at + ALONE_WINDOW) for at in range(0, max(1, len(own) - ALONE_OVERLAP), step)]
+    return [(head + part + suffix, len(head), len(head) + len(part)) for part in parts if len(part)]
 
 
 def _alone_head(gemma: Gemma, prompt: str | None) -> Tokens:

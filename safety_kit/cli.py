@@ -18,7 +18,9 @@ from safety_kit.commands import (
     calibrate,
     check,
     classify,
+    data,
     demo,
+    explain,
     generate,
     judge,
     measure,
@@ -113,6 +115,7 @@ app.command()(demo.demo)
 app.command()(teach.train)
 app.command()(teach.prepare)
 app.command()(classify.classify)
+app.command()(explain.explain)
 app.command()(measure.evaluate)
 app.command()(measure.compare)
 app.command("next")(study.next_texts)
@@ -123,6 +126,7 @@ app.command()(publish.publish)
 app.command()(check.check)
 app.command()(generate.generate)
 app.add_typer(policy.app, name="policy")
+app.add_typer(data.app, name="data")
 
 
 def main() -> NoReturn:
