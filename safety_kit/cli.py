@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from safety_kit import __version__, console
-from safety_kit.commands import check, classify, demo, generate, policy, teach
+from safety_kit.commands import check, classify, data, demo, generate, policy, teach
 from safety_kit.errors import SafetyKitError
 
 INTERRUPTED = 130
@@ -105,6 +105,7 @@ app.command()(teach.evaluate)
 app.command()(check.check)
 app.command()(generate.generate)
 app.add_typer(policy.app, name="policy")
+app.add_typer(data.app, name="data")
 
 
 def main() -> NoReturn:
