@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from classifiers.rows import Rows
 
 
+_COUNTED = ("bad", "contradicting", "leaking", "merged", "paired")
+
+
 @dataclass(frozen=True, slots=True)
 class Cleaned:
     """Rows to write, and how many of the old ones were what.
@@ -36,6 +39,11 @@ class Cleaned:
     leaking: int
     merged: int
     paired: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows there are, and how many old ones were what."""
+        return {"rows": len(self.records), **{name: getattr(self, name) for name in _COUNTED}}
 
 
 def clean(rows: Rows, known: Relations) -> Cleaned:
@@ -105,7 +113,9 @@ def _record(rows: Rows, known: Relations, i: int, group: Sequence[int], plain: b
     }
     labels = {name: int(value) for j in reversed(group) for name, value in sorted(known.labels[j].items())}
     del record["label" if "label" in record else "labels"]
-    return record | ({"label": next(iter(labels.values()))} if plain else {"labels": dict(sorted(labels.items()))})
+    if plain:
+        return record | {"label": next(iter(labels.values()))}
+    return record | {"labels": dict(sorted(labels.items())) or []}
 
 
 def write_rows(path: Path, records: Sequence[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from classifiers.relations import Relations, relate
-from classifiers.rows import Row, Rows, count
+from classifiers.rows import Row, Rows, count, sha256
 from safety_kit.catalogue import PII
 from safety_kit.checks.base import build
 from safety_kit.policy_schema import PiiOptions
@@ -68,13 +68,17 @@ class Report:
         name: The data's name.
         unit: What places count: line or row.
         rows: How many rows can be used.
+        known: Which of them belong together; what `clean` works from.
         issues: By kind, then by place.
+        notes: What was not looked for, and why.
     """
 
     name: str
     unit: str
     rows: int
+    known: Relations
     issues: tuple[Issue, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def errors(self) -> tuple[Issue, ...]:
@@ -91,6 +95,7 @@ def check(
     *,
     category: str | None = None,
     gemma: Gemma | None = None,
+    thorough: bool = True,
     progress: bool = False,
 ) -> Report:
     """Look for every kind of issue.
@@ -100,25 +105,27 @@ def check(
         against: The rows of a test that nothing taught from may be in.
         category: The only category to look at; None: all.
         gemma: Look for label errors with its activations instead of with words: a forward pass a text.
+        thorough: False: only what counts as an error, with duplicates and near duplicates.
         progress: Show progress bars on stderr.
 
     Raises:
         DataError: No row can be used, or none has the category.
     """
     known = relate(rows, against, category=category, progress=progress)
+    told, notes = giveaways(known, gemma, progress) if thorough else ([], [])
     issues = [
         *(Issue("bad_row", (place,), problem, "error") for place, problem in rows.bad.items()),
         *copies(known),
         *leakage(known),
         *one_sided(known),
-        *giveaways(known, gemma, progress),
-        *personal_data(known, progress),
+        *told,
+        *(personal_data(known, progress) if thorough else ()),
     ]
     if against is not None and against.bad:
         detail = f"{count(len(against.bad), 'row')} of {against.name} cannot be used and were not compared"
         issues.append(Issue("bad_row", (), detail, "warning"))
     issues.sort(key=lambda issue: (KINDS.index(issue.kind), issue.severity, issue.places))
-    return Report(rows.name, rows.unit, len(rows.good), tuple(issues))
+    return Report(rows.name, rows.unit, len(rows.good), known, tuple(issues), tuple(notes))
 
 
 def copies(known: Relations) -> list[Issue]:
@@ -176,8 +183,13 @@ def one_sided(known: Relations) -> list[Issue]:
     return issues
 
 
-def giveaways(known: Relations, gemma: Gemma | None = None, progress: bool = False) -> list[Issue]:
-    """Single properties and words that tell the label alone, and labels that the other rows speak against."""
+def giveaways(known: Relations, gemma: Gemma | None = None, progress: bool = False) -> tuple[list[Issue], list[str]]:
+    """Single properties and words that tell the label alone, and labels that the other rows speak against.
+
+    Also says which of it was not looked for, and why.
+    """
+    from sklearn.metrics import roc_auc_score
+
     from classifiers import labelcheck
     from classifiers.heads import make_folds
     from classifiers.shortcuts import find_shortcuts
@@ -189,29 +201,48 @@ def giveaways(known: Relations, gemma: Gemma | None = None, progress: bool = Fal
         from classifiers.transformer import GemmaFeatures
 
         features = GemmaFeatures(gemma, progress=progress).fit_transform(texts)
-    issues = []
+    issues, notes = [], []
     for name in known.categories:
         at = [n for n, i in enumerate(once) if name in known.labels[i]]
         rows = [once[n] for n in at]
         y = np.array([int(known.labels[i][name]) for i in rows], dtype=np.int64)
         groups = [known.together[i] for i in rows]
         if min(len({g for g, label in zip(groups, y, strict=True) if label == one}) for one in (0, 1)) < FEW // 2:
+            notes.append(
+                f"{name}: fewer than {FEW // 2} different texts of one label; neither giveaways nor label errors "
+                "were looked for"
+            )
             continue
         folds = make_folds(y, groups, 5, seed=0)
         words = [known.rows[i].text for i in rows]
         for told in find_shortcuts(words, _columns([known.rows[i] for i in rows]), y, folds):
-            values = ", ".join(f"{value} ({ones} of {n} rows have label 1)" for value, ones, n in told.values)
-            detail = f"{name}: {told.name} alone tells the label, AUROC {told.auroc:.2f} on rows held out: {values}"
+            values = ", ".join(f"{_shown(value)} ({ones} of {n} rows have label 1)" for value, ones, n in told.values)
+            detail = (
+                f"{name}: {_shown(told.name)} alone tells the label, AUROC {told.auroc:.2f} on rows held out: {values}"
+            )
             issues.append(Issue("shortcut", known.places(rows[row] for row in told.rows), detail, "warning"))
         if features is None:
             both = [f"{texts[n][0] or ''}\n{texts[n][1]}" for n in at]
-            p = labelcheck.word_confidence(both, y, folds)
+            scores = labelcheck.word_scores(both, y, folds)
         else:
-            p = labelcheck.feature_confidence(features[at], y, folds)
-        for row, sure in labelcheck.likely_errors(y, p):
+            scores = labelcheck.feature_scores(features[at], y, folds)
+        quality = float(roc_auc_score(y, scores))
+        if quality < labelcheck.KNOWS:
+            how = "words" if features is None else "the model's activations"
+            notes.append(
+                f"{name}: {how} rank held-out rows with AUROC {quality:.2f}, too little to doubt a label "
+                f"(from {labelcheck.KNOWS}); likely label errors were not looked for"
+            )
+            continue
+        for row, sure in labelcheck.likely_errors(y, scores):
             detail = f"{name}: labelled {y[row]}, but the other rows speak for {1 - y[row]} ({sure:.2f})"
             issues.append(Issue("label_error", known.places([rows[row]]), detail, "warning"))
-    return issues
+    return issues, notes
+
+
+def _shown(value: str) -> str:
+    """A word or a column's value; of one that may be a text, its digest only."""
+    return value if len(value) <= 24 and value.isprintable() else f"sha256 {sha256(value)[:8]}"
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, list[str | None]]:

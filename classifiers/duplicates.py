@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 NEAR = 0.7
 """Jaccard similarity of two texts' words and pairs of neighbouring words from which on they are near duplicates."""
 
-_CANDIDATES = 0.5  # the index is asked for less, so that it misses next to none of those that count
+_BANDS = (32, 4)  # of the index: it misses one pair in 6,000 at the threshold, and what it proposes is compared
 _PERMUTATIONS = 128
 # A word; or a sign of a script without spaces between words; or a symbol such as an emoji, but no punctuation.
 _TOKEN = re.compile(
@@ -35,15 +36,37 @@ def tokens(text: str) -> list[str]:
     return _TOKEN.findall(folded) or [char for char in folded if not char.isspace()]
 
 
-def shingles(pair: Pair) -> frozenset[str]:
-    """Words and pairs of neighbouring words of a text, and those of its prompt, marked as such."""
-    prompt, text = pair
-    found = _shingles(tokens(text))
-    return found if prompt is None else found | {f"\n{one}" for one in _shingles(tokens(prompt))}
+@dataclass(frozen=True, slots=True)
+class Shingles:
+    """The words and pairs of neighbouring words of a text, and of its prompt; that of no prompt is empty."""
+
+    text: frozenset[str]
+    prompt: frozenset[str]
+
+    @classmethod
+    def of(cls, pair: Pair) -> Shingles:
+        prompt, text = pair
+        return cls(_shingles(tokens(text)), _shingles(tokens(prompt or "")))
+
+    def similarity(self, other: Shingles) -> float:
+        """The Jaccard similarity of the texts or of the prompts, whichever is less: 0 to 1."""
+        return min(_jaccard(self.text, other.text), _jaccard(self.prompt, other.prompt))
+
+    def sketch(self) -> Any:
+        """The MinHash of all of them; as similar as text and prompt are where both are."""
+        made = MinHash(num_perm=_PERMUTATIONS)
+        made.update_batch(
+            [one.encode(errors="surrogatepass") for one in (*self.text, *(f"\n{o}" for o in self.prompt))]
+        )
+        return made
 
 
 def _shingles(words: list[str]) -> frozenset[str]:
     return frozenset([*words, *(f"{a} {b}" for a, b in pairwise(words))])
+
+
+def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+    return len(a & b) / len(a | b) if a or b else 1.0
 
 
 class Union:
@@ -65,32 +88,8 @@ class Union:
         self._above[self.root(b)] = self.root(a)
 
 
-class Neighbours:
-    """An index of texts that gives the likely near duplicates of another one, and how similar they are."""
-
-    def __init__(self) -> None:
-        self._index = MinHashLSH(threshold=_CANDIDATES, num_perm=_PERMUTATIONS)
-        self._sets: dict[int, frozenset[str]] = {}
-
-    def candidates(self, minhash: Any) -> list[int]:
-        """Keys of texts that may be near."""
-        return sorted(self._index.query(minhash))
-
-    def similarity(self, key: int, found: frozenset[str]) -> float:
-        """Jaccard similarity of a text of the index and another one's shingles, 0 to 1."""
-        own = self._sets[key]
-        return len(found & own) / len(found | own) if found or own else 1.0
-
-    def add(self, key: int, minhash: Any, found: frozenset[str]) -> None:
-        self._index.insert(key, minhash)
-        self._sets[key] = found
-
-
-def sketch(found: frozenset[str]) -> Any:
-    """The MinHash of a set of shingles."""
-    made = MinHash(num_perm=_PERMUTATIONS)
-    made.update_batch([one.encode(errors="surrogatepass") for one in found])
-    return made
+def _index() -> Any:
+    return MinHashLSH(num_perm=_PERMUTATIONS, params=_BANDS)
 
 
 def near_groups(pairs: Sequence[Pair], progress: str | None = None) -> list[tuple[list[int], float]]:
@@ -100,17 +99,19 @@ def near_groups(pairs: Sequence[Pair], progress: str | None = None) -> list[tupl
         pairs: (prompt, text) of each; exact duplicates count as near ones.
         progress: Label of a progress bar on stderr.
     """
-    index, union = Neighbours(), Union()
+    index, union = _index(), Union()
+    seen: list[Shingles] = []
     least: dict[Hashable, float] = {}
     for i, pair in enumerate(_bar(pairs, progress)):
-        found = shingles(pair)
-        minhash = sketch(found)
-        for j in index.candidates(minhash):
+        mine = Shingles.of(pair)
+        sketch = mine.sketch()
+        for j in sorted(index.query(sketch)):
             one, two = union.root(j), union.root(i)
-            if one != two and (alike := index.similarity(j, found)) >= NEAR:
+            if one != two and (alike := mine.similarity(seen[j])) >= NEAR:
                 union.join(one, two)
                 least[one] = min(alike, least.get(one, 1.0), least.get(two, 1.0))
-        index.add(i, minhash, found)
+        index.insert(i, sketch)
+        seen.append(mine)
     groups: dict[Hashable, list[int]] = {}
     for i in range(len(pairs)):
         groups.setdefault(union.root(i), []).append(i)
@@ -121,22 +122,21 @@ def near_matches(
     pairs: Sequence[Pair], others: Sequence[Pair], progress: str | None = None
 ) -> dict[int, tuple[int, float]]:
     """For each text that is among others, or nearly: which of them it is, and how similar."""
-    index = Neighbours()
+    index, tested = _index(), [Shingles.of(other) for other in others]
     same: dict[Pair, int] = {}
-    for j, other in enumerate(others):
-        found = shingles(other)
-        index.add(j, sketch(found), found)
+    for j, (other, its) in enumerate(zip(others, tested, strict=True)):
+        index.insert(j, its.sketch())
         same.setdefault(key(other), j)
     out: dict[int, tuple[int, float]] = {}
     for i, pair in enumerate(_bar(pairs, progress)):
-        found = shingles(pair)
         if (exact := same.get(key(pair))) is not None:
             out[i] = (exact, 1.0)
             continue
-        alike = [(index.similarity(j, found), -j) for j in index.candidates(sketch(found))]
-        best, j = max(alike, default=(0.0, 0))
-        if best >= NEAR:
-            out[i] = (-j, best)
+        mine = Shingles.of(pair)
+        alike = {j: mine.similarity(tested[j]) for j in sorted(index.query(mine.sketch()))}
+        best = max(alike, key=lambda j: alike[j], default=None)
+        if best is not None and alike[best] >= NEAR:
+            out[i] = (best, alike[best])
     return out
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from classifiers.duplicates import Pair, Union, key, near_groups, near_matches
-from classifiers.rows import Row, Rows, resolve_labels
+from classifiers.rows import Row, Rows, no_text_column, resolve_labels
 from safety_kit.errors import DataError
 
 
@@ -58,9 +58,11 @@ def relate(
     Raises:
         DataError: No row can be used, or none has the category.
     """
-    if not rows.good:
-        problem = next((f"{rows.unit} {place}: {text}" for place, text in rows.bad.items()), "it has no rows")
-        raise DataError(f"No row of {rows.name} can be used; {problem}.")
+    for source in (rows, against):
+        if source is not None and not source.good:
+            problem = next((f"{source.unit} {place}: {text}" for place, text in source.bad.items()), "it has no rows")
+            why = no_text_column(source) if source.columns and "text" not in source.columns else problem
+            raise DataError(f"No row of {source.name} can be used; {why}.")
     categories, labels = resolve_labels(rows.good)
     if category is not None:
         if category not in categories:

@@ -18,7 +18,7 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help='Rows {"text", "label": 0|1} in JSONL, CSV or Parquet, or a hub data set: hf:ORG/NAME[@CONFIG][:SPLIT].',
+        help='Rows {"text", "label": 0|1} in JSONL, CSV or Parquet, or a hub data set as hf:ORG/NAME@CONFIG:SPLIT.',
     ),
 ]
 Category = Annotated[
