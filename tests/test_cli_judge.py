@@ -24,7 +24,7 @@ TEXTS = [f"{chr(97 + i % 26) * (1 + i % 5)} the cat {i}" for i in range(44)]
 def _one_gemma() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "load", lambda *_: tiny())
-        patch.setattr("classifiers.evaluate.RESAMPLES", 50)
+        patch.setattr("classifiers.metrics.RESAMPLES", 50)
         yield
 
 

@@ -35,7 +35,7 @@ def rows(path: Path, texts: list[str], labels: list[int], prompt: str | None = N
 
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("classifiers.evaluate.RESAMPLES", 50)
+    monkeypatch.setattr("classifiers.metrics.RESAMPLES", 50)
 
 
 @functools.cache
