@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from safety_kit.gemma import Gemma, TraceView
+    from safety_kit.gemma import Gemma, Tokens, TraceView
     from safety_kit.types import Role
 
     Floats = NDArray[np.float32]
@@ -153,14 +153,25 @@ def causal_readings(
     return sorted(readings, key=lambda reading: reading.row)
 
 
+def default_question(categories: Sequence[str]) -> str:
+    """The question that asks after categories by their names."""
+    plain = " or ".join(name.replace("_", " ") for name in categories)
+    return f"Question: Is there {plain} in the text above? Answer Yes or No."
+
+
+def question_frame(gemma: Gemma, question: str) -> tuple[Tokens, Tokens]:
+    """What stands before and after a text that is read alone."""
+    vocabulary = gemma.vocabulary
+    before = vocabulary.template("<bos>") + vocabulary.content("Text:\n")
+    return before, vocabulary.content(f"\n\n{question}\nAnswer:")
+
+
 def alone_readings(
     gemma: Gemma, texts: Sequence[Text], blocks: Sequence[int], question: str, *, progress: str | None = None
 ) -> list[Reading]:
     """Read each text in a question of its own and pool text and question: one reading a text."""
-    vocabulary = gemma.vocabulary
-    suffix = vocabulary.content(f"\n\n{question}\nAnswer:")
-    head = vocabulary.template("<bos>") + vocabulary.content("Text:\n")
-    encoded = [head + vocabulary.content(split_text(text)[1]) + suffix for text in texts]
+    head, suffix = question_frame(gemma, question)
+    encoded = [head + gemma.vocabulary.content(split_text(text)[1]) + suffix for text in texts]
     traces = gemma.forward(encoded, Capture(tuple(blocks)), progress=progress)
     out = []
     for row, (text, trace) in enumerate(zip(texts, traces, strict=True)):

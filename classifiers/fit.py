@@ -16,7 +16,15 @@ from sklearn.utils.validation import check_is_fitted
 from classifiers.calibrate import platt
 from classifiers.cards import artifact_card
 from classifiers.evaluate import scores as metric_scores
-from classifiers.features import STRIDE, WINDOW, Reading, alone_readings, causal_readings, split_text
+from classifiers.features import (
+    STRIDE,
+    WINDOW,
+    Reading,
+    alone_readings,
+    causal_readings,
+    default_question,
+    split_text,
+)
 from classifiers.heads import REGULARISATION, Linear, fit_path, make_folds, rank_quality
 from safety_kit import __version__, artifacts
 from safety_kit.artifacts import Artifact, Head
@@ -241,8 +249,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def question_(self) -> str:
         names = [self.categories] if isinstance(self.categories, str) else list(self.categories)
-        plain = " or ".join(name.replace("_", " ") for name in names)
-        return self.question or f"Question: Is there {plain} in the text above? Answer Yes or No."
+        return self.question or default_question(names)
 
     def _label(self, text: str) -> str | None:
         return text if self.progress else None
