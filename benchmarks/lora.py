@@ -150,8 +150,10 @@ def measure(args: argparse.Namespace, gemma: Gemma, work: Path) -> list[dict[str
                     found = RECIPES[recipe](Job(gemma, split, checkpoint, args.epochs), done)
                     seconds = time.perf_counter() - begin
                     line = {"run": run, "shuffle": shuffle, "n": n, "recipe": recipe, "seconds": seconds, **found}
-                    with path.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
+                    lines.append(line)
+                    new = path.with_suffix(".new")
+                    new.write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+                    new.replace(path)  # a kill leaves the old lines or the new ones
                     shutil.rmtree(checkpoint, ignore_errors=True)
                     done[recipe] = line
                 chosen.append(done[recipe] | {"y": split.y_test.tolist()})

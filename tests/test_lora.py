@@ -163,6 +163,7 @@ class TestFolder:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "toy"]
         assert {path.suffix for path in (tmp_path / "toy").iterdir()} == {".json", ".safetensors", ".md"}
 
+    @pytest.mark.filterwarnings("ignore:.*checkpointing:FutureWarning")
     def test_peft_loads_the_adapter(self, taught: AdapterClassifier, tiny: Gemma, tmp_path: Path) -> None:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
