@@ -23,8 +23,8 @@ from classifiers.features import (
     Reading,
     alone_readings,
     causal_readings,
+    default_question,
     middle_blocks,
-    own_question,
     split_text,
     texts_of,
 )
@@ -290,8 +290,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def question_(self) -> str:
         names = [self.categories] if isinstance(self.categories, str) else list(self.categories)
-        plain = " or ".join(name.replace("_", " ") for name in names)
-        return self.question or own_question(plain)
+        return self.question or default_question(names)
 
     def _readings(self, model: Gemma, texts: list[Text]) -> list[Reading]:
         label = "reading" if self.progress else None

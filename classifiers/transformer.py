@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from classifiers.cache import FeatureCache
-from classifiers.features import Text, alone_readings, causal_readings, middle_blocks, own_question, texts_of
+from classifiers.features import Text, alone_readings, causal_readings, default_question, middle_blocks, texts_of
 from safety_kit.errors import UserError
 from safety_kit.gemma import Gemma
 
@@ -74,7 +74,7 @@ class GemmaFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         label = "reading" if self.progress else None
         cache = self.cache if isinstance(self.cache, FeatureCache) else FeatureCache() if self.cache else None
         if self.reading == "alone":
-            question = self.question or own_question("harmful content")
+            question = self.question or default_question(["harmful content"])
             readings = alone_readings(self.model_, texts, self.blocks_, question, progress=label, cache=cache)
         else:
             readings = causal_readings(self.model_, texts, self.blocks_, varied=False, progress=label, cache=cache)
