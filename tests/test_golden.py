@@ -274,7 +274,7 @@ rules:
         place = tmp_path_factory.mktemp("guard")
         for name, category, blocks in (("first", "toy", (2, 3)), ("second", "more", (1, 4))):
             SafetyClassifier(tiny, categories=category, folds=2, blocks=[blocks]).fit(*toy()).save(place / name)
-        (place / "policy.yaml").write_text(self.POLICY)
+        (place / "policy.yaml").write_text(TestGuard.POLICY)
         return Policy.load(place / "policy.yaml")
 
     def test_all_artifacts_share_one_replay(
