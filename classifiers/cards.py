@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from safety_kit.artifacts import Manifest
 
 
 def artifact_card(manifest: dict[str, Any], notes: str) -> str:
@@ -30,3 +33,54 @@ def artifact_card(manifest: dict[str, Any], notes: str) -> str:
         "Probabilities are for a prevalence of one half.",
     ]
     return "\n".join(lines) + (f"\n\n{notes.strip()}\n" if notes.strip() else "\n")
+
+
+def use_and_limits(manifest: Manifest, repo_id: str) -> str:
+    """What stands below the card where an artifact is published: how to load it, intended use, data card, limits."""
+    model = manifest.model
+    names = ", ".join(manifest.categories)
+    rows = [f"| {name} | {one.positives} | {one.negatives} |" for name, one in manifest.categories.items()]
+    sources = [f"- {source.category}: artifact `{source.digest}`" for source in manifest.sources]
+    built = ["", "Built on other artifacts:", "", *sources] if sources else []
+    lines = [
+        "## Use",
+        "",
+        "```python",
+        "from classifiers import SafetyClassifier",
+        "from safety_kit import Gemma",
+        "",
+        f"classifier = SafetyClassifier.from_pretrained({repo_id!r}, Gemma.load({model.name!r}))",
+        'print(classifier.category_probabilities(["A text."]))',
+        "```",
+        "",
+        f"It reads the activations of {model.name} and is nothing without that model. It holds numbers only: "
+        "loading runs no code and checks every file's SHA-256. The model in another float type, quantised or "
+        "fine-tuned is held against the golden texts in the manifest, and refused where it reads them differently.",
+        "",
+        "## Intended use",
+        "",
+        f"One signal among several, before or behind that Gemma, for texts about: {names}. Choose the "
+        "threshold on texts of your own, and let a person look before anything is decided against a person. It is "
+        "not made to judge people, to prove that a text is safe, or to find what it was not taught; no classifier of "
+        "this kind may be relied on for child sexual abuse material.",
+        "",
+        "## Data",
+        "",
+        "| category | examples of it | others |",
+        "|---|---|---|",
+        *rows,
+        "",
+        f"The texts are not in this repository; SHA-256 of texts and labels: `{manifest.data_digest}`. Where they came "
+        "from stands above, if whoever taught this wrote it down.",
+        *built,
+        "",
+        "## Limits",
+        "",
+        "- Cross-validated figures say how well new texts of the same making are told apart. On others expect less.",
+        "- A probability is calibrated for traffic of which one half is harmful; real traffic holds less, so more of "
+        "what is stopped is harmless.",
+        "- A false-positive rate below one in the number of harmless examples cannot be set.",
+        "- Languages, dialects, topics and disguises that the examples leave out were not measured. Someone who can "
+        "try again and again will find a text that passes.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -13,17 +13,18 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from classifiers.rows import BadRow, Row, count, open_rows, parse_row, sha256
+from classifiers.rows import Row, count, no_text_column, read_rows, resolve_labels, sha256
+from classifiers.sources import PLAIN, Columns
 from safety_kit.errors import DataError
 
 if TYPE_CHECKING:
-    import datasets
     from numpy.typing import ArrayLike, NDArray
+
+    from classifiers.rows import Source
 
     Labels: TypeAlias = NDArray[np.float64]
     Mask: TypeAlias = NDArray[np.bool_]
@@ -183,9 +184,10 @@ class Examples:
 
 
 def read_examples(
-    source: Path | str | datasets.Dataset,
+    source: Source,
     *,
     category: str | None = None,
+    columns: Columns = PLAIN,
     one_class: bool = False,
     skip_bad: bool = False,
     warn: Callable[[str], None] | None = None,
@@ -193,8 +195,9 @@ def read_examples(
     """Rows as `Examples`, each checked.
 
     Args:
-        source: A `.jsonl`, `.csv` or `.parquet` file, or a `datasets.Dataset`.
+        source: A `.jsonl`, `.csv` or `.parquet` file, `hf:ORG/NAME[@CONFIG][:SPLIT]`, or a `datasets.Dataset`.
         category: What `label` is about; else the file's stem. Of rows with `labels`, only this category is read.
+        columns: Which columns hold text, prompt and label, where they are not called so.
         one_class: Whether a category may have texts of one label only, as a set of harmless texts has.
         skip_bad: Leave bad rows out, with a warning, instead of stopping. All of several contradicting rows go.
         warn: Called with what was merged or left out; else a `DataWarning` is given.
@@ -203,15 +206,8 @@ def read_examples(
         DataError: Bad rows, by line; or nothing that can be read or taught from. It never repeats a text.
         MissingExtra: The source is of the package `datasets`, which is not installed.
     """
-    name, unit, records = open_rows(source)
-    default = category or (Path(source).stem if isinstance(source, (str, Path)) else None)
-    rows: list[Row] = []
-    bad: dict[int, str] = {}
-    for place, record in records:
-        try:
-            rows.append(parse_row(place, record, default))
-        except BadRow as error:
-            bad[place] = str(error)
+    read = read_rows(source, category=category, columns=columns)
+    name, unit, rows, bad = read.name, read.unit, read.good, read.bad
     examples, contradicting, became = _assemble(rows)._merged()
     first: dict[int, int] = {}
     doubled: list[int] = []
@@ -227,6 +223,8 @@ def read_examples(
     faults = [] if one_class or not (len(examples) or skip_bad or not bad) else _one_sided(examples)
     if not len(examples) and not bad:
         faults = [f"no rows; the first could be {json.dumps({'text': 'some text', 'label': 1})}"]
+    if read.columns and "text" not in read.columns:
+        faults.append(no_text_column(read))
     if faults or not len(examples) or (bad and not skip_bad):
         raise DataError(_complaint(name, unit, bad, faults, skip_bad))
     tell = warn or (lambda message: warnings.warn(message, DataWarning, stacklevel=3))
@@ -238,14 +236,9 @@ def read_examples(
 
 
 def _assemble(rows: list[Row]) -> Examples:
-    categories = tuple(sorted({name for row in rows for name in row.labels}))
-    column = {name: i for i, name in enumerate(categories)}
-    labels = np.full((len(rows), len(categories)), np.nan)
-    for i, row in enumerate(rows):
-        if row.listed:
-            labels[i] = 0.0
-        for name, value in row.labels.items():
-            labels[i, column[name]] = value
+    categories, resolved = resolve_labels(rows)
+    labels = np.array([[known.get(name, np.nan) for name in categories] for known in resolved], dtype=np.float64)
+    labels = labels.reshape(len(rows), len(categories))
     names = dict.fromkeys(name for row in rows for name in row.slices)
     return Examples(
         texts=tuple(row.text for row in rows),

@@ -8,34 +8,50 @@ reading puts the text into a question and pools text and question.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from safety_kit.artifacts import reading_ends
+from safety_kit.errors import DataError
 from safety_kit.gemma import Capture
 from safety_kit.types import Message, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
+    from classifiers.cache import FeatureCache
     from safety_kit.gemma import Gemma, TraceView
     from safety_kit.gemma.tokens import Tokens
     from safety_kit.types import Role
 
     Floats = NDArray[np.float32]
-    Text = str | tuple[str | None, str]
-    Memo = dict[tuple[tuple[int, ...], str | None, str, bool], list["Reading"]]
+    Pooled = tuple[Floats, Floats, int]
+
+Text = str | tuple[str | None, str]
+"""A text, or a (prompt, text) pair where the text is a reply."""
 
 WINDOW = 64
 """Tokens that one reading pools at most: a harmless start cannot dilute what follows."""
 
 STRIDE = 8
 """A long text and a stream are read every so many tokens."""
+
+ALONE_WINDOW = 512
+ALONE_OVERLAP = 64
+"""Tokens of a longer text that one question is asked about, and how many it shares with the next."""
+
+BATCH = 128
+"""Texts that are read before their readings go to the cache: what a killed run loses at most."""
+
+RECIPE = 1
+"""Raise it when readings of the same text change: cached ones are then not used."""
 
 CONTEXTS: tuple[tuple[Message, ...], ...] = (
     (Message("system", "You are a helpful assistant."),),
@@ -75,22 +91,62 @@ class Placement:
 class Reading:
     """One text in one placement.
 
+    A slot is a pooled block: one a block for the causal reading; for *alone* one a block for the text, then one a
+    block for the question.
+
     Attributes:
         row: Index of the text.
         stage: What the guard would check it as.
-        whole: blocks × d, the mean over all the text's tokens.
-        windows: m × blocks × d, the means that the guard compares with a threshold at that stage.
+        whole: slots × d, the mean over all the text's tokens.
+        windows: m × slots × d, the means that the guard compares with a threshold at that stage.
+        tokens: Of the text.
     """
 
     row: int
     stage: Stage
     whole: Floats
     windows: Floats
+    tokens: int
+
+
+_EMPTY = (np.zeros((0, 0), np.float32), np.zeros((0, 0, 0), np.float32), 0)
+"""Of a text without tokens."""
 
 
 def split_text(text: Text) -> tuple[str | None, str]:
     """A text or a (prompt, text) pair as (prompt | None, text)."""
     return (None, text) if isinstance(text, str) else (text[0], text[1])
+
+
+def texts_of(X: Iterable[Text]) -> list[Text]:
+    """The texts of any sequence or column.
+
+    Raises:
+        DataError: One of them is neither a text nor a (prompt, text) pair, named by its position.
+    """
+    if isinstance(X, str):
+        raise DataError("Give a list of texts, not one text.")
+    texts: list[Text] = []
+    for row, item in enumerate(X):
+        if isinstance(item, str):
+            texts.append(item)
+            continue
+        prompt, text = item if isinstance(item, (tuple, list, np.ndarray)) and len(item) == 2 else (None, None)
+        if not isinstance(text, str) or not isinstance(prompt, str | None):
+            raise DataError(f"Row {row} is neither a text nor a (prompt, text) pair; leave it out or mend it.")
+        texts.append((prompt, text))
+    return texts
+
+
+def own_question(what: str) -> str:
+    """The question of the *alone* reading."""
+    return f"Question: Is there {what} in the text above? Answer Yes or No."
+
+
+def middle_blocks(n_blocks: int) -> tuple[int, ...]:
+    """At most eight blocks around the middle of a model, where meaning is read best: 6 to 13 of the embedded 18."""
+    first, last = n_blocks // 3, max(n_blocks // 3, n_blocks * 7 // 9 - 1)
+    return tuple(sorted({round(block) for block in np.linspace(first, last, min(8, last - first + 1))}))
 
 
 def own_place(prompt: str | None) -> Placement:
@@ -114,7 +170,7 @@ def causal_readings(
     *,
     varied: bool,
     progress: str | None = None,
-    memo: Memo | None = None,
+    cache: FeatureCache | None = None,
 ) -> list[Reading]:
     """Read texts where they stand: once each, or in two places each.
 
@@ -124,57 +180,136 @@ def causal_readings(
         blocks: Blocks to pool.
         varied: Also read each text in a varied place.
         progress: Label of a progress bar on stderr.
-        memo: Of earlier calls with the same model: texts in it are not read again, new ones are added.
+        cache: Of earlier readings: texts in it are not read again, new ones are added.
 
     Returns:
         Readings; none for a text without tokens.
     """
-    if memo is not None:
-        keys = [(tuple(blocks), *split_text(item), varied) for item in texts]
-        new = {key: item for key, item in zip(keys, texts, strict=True) if key not in memo}
-        fresh = causal_readings(gemma, list(new.values()), blocks, varied=varied, progress=progress)
-        memo.update({key: [reading for reading in fresh if reading.row == row] for row, key in enumerate(new)})
-        return [replace(reading, row=row) for row, key in enumerate(keys) for reading in memo[key]]
-    jobs: dict[tuple[Message, ...], list[tuple[int, Placement, str]]] = {}
+    jobs: list[tuple[int, Placement, str]] = []
     for row, item in enumerate(texts):
         prompt, text = split_text(item)
-        for place in [own_place(prompt), *([varied_place(prompt, text)] if varied else [])]:
-            jobs.setdefault(place.context, []).append((row, place, text))
-    readings: list[Reading] = []
-    for context, job in jobs.items():
+        jobs += [(row, place, text) for place in [own_place(prompt), *([varied_place(prompt, text)] if varied else [])]]
+
+    def read(which: list[int]) -> list[Pooled]:
+        context = jobs[which[0]][1].context
         traced = gemma.trace_texts(
-            [(place.prompt, text, place.role) for _, place, text in job],
-            Capture(tuple(blocks)),
-            context=context,
-            progress=progress,
+            [(jobs[i][1].prompt, jobs[i][2], jobs[i][1].role) for i in which], Capture(tuple(blocks)), context=context
         )
-        readings += [
-            _pool(row, place.stage, views, blocks) for (row, place, _), views in zip(job, traced, strict=True) if views
-        ]
-    return sorted(readings, key=lambda reading: reading.row)
+        return [_pool(jobs[i][1].stage, views, blocks) for i, views in zip(which, traced, strict=True)]
+
+    keys = [_key(gemma, blocks, "causal", place, text) for _, place, text in jobs]
+    order = [(str(place.context), len(text)) for _, place, text in jobs]
+    pooled = _gather(keys, order, read, cache, progress)
+    return [
+        Reading(row, place.stage, *found)
+        for (row, place, _), found in zip(jobs, pooled, strict=True)
+        if len(found[1])  # a text without tokens has no window
+    ]
 
 
 def alone_readings(
-    gemma: Gemma, texts: Sequence[Text], blocks: Sequence[int], question: str, *, progress: str | None = None
+    gemma: Gemma,
+    texts: Sequence[Text],
+    blocks: Sequence[int],
+    question: str,
+    *,
+    progress: str | None = None,
+    cache: FeatureCache | None = None,
 ) -> list[Reading]:
-    """Read each text in a question of its own and pool text and question: one reading a text."""
-    pieces = [(row, *piece) for row, text in enumerate(texts) for piece in alone_pieces(gemma, text, question)]
-    traces = gemma.forward([tokens for _, tokens, _, _ in pieces], Capture(tuple(blocks)), progress=progress)
-    out = []
-    for (row, _, start, _), trace in zip(pieces, traces, strict=True):
-        stage = Stage.INPUT if split_text(texts[row])[0] is None else Stage.OUTPUT
-        whole = _hidden([trace.view(start, len(trace.ids))], blocks).mean(0)
-        out.append(Reading(row, stage, whole, whole[None]))
-    return out
+    """Read each text, after the prompt that it answers, in a question of its own: one reading a text.
+
+    Its slots are the mean over the text's tokens for each block, then the mean over the question's. A text longer than
+    a window is asked about window by window.
+    """
+
+    def read(which: list[int]) -> list[Pooled]:
+        pieces = [(i, *piece) for i in which for piece in alone_pieces(gemma, texts[i], question)]
+        traces = gemma.forward([tokens for _, tokens, _, _ in pieces], Capture(tuple(blocks)))
+        windows: dict[int, list[Floats]] = {i: [] for i in which}
+        for (i, _, start, end), trace in zip(pieces, traces, strict=True):
+            parts = (trace.view(start, end), trace.view(end, len(trace.ids)))
+            windows[i].append(np.concatenate([_hidden([part], blocks).mean(0) for part in parts]))
+        lengths = [len(gemma.vocabulary.content(split_text(texts[i])[1])) for i in which]
+        return [
+            (np.mean(windows[i], axis=0), np.stack(windows[i]), length) if windows[i] else _EMPTY
+            for i, length in zip(which, lengths, strict=True)
+        ]
+
+    items = [split_text(item) for item in texts]
+    keys = [_key(gemma, blocks, f"alone {question}", own_place(prompt), text) for prompt, text in items]
+    pooled = _gather(keys, [("", len(text) + len(prompt or "")) for prompt, text in items], read, cache, progress)
+    stages = [own_place(prompt).stage for prompt, _ in items]
+    return [Reading(row, stages[row], *found) for row, found in enumerate(pooled) if len(found[1])]
 
 
 def alone_pieces(gemma: Gemma, item: Text, question: str) -> list[tuple[Tokens, int, int]]:
-    """What is read for one text: encoded, where the text's own tokens begin, and where the question begins."""
+    """What is read for one text, window by window: encoded, where its own tokens begin, where the question begins.
+
+    None for a text without tokens.
+    """
+    prompt, text = split_text(item)
+    head, own = _alone_head(gemma, prompt), gemma.vocabulary.content(text)
+    suffix = gemma.vocabulary.content(f"\n\n{question}\nAnswer:")
+    step = ALONE_WINDOW - ALONE_OVERLAP
+    parts = [own.slice(at, at + ALONE_WINDOW) for at in range(0, max(1, len(own) - ALONE_OVERLAP), step)]
+    return [(head + part + suffix, len(head), len(head) + len(part)) for part in parts if len(part)]
+
+
+def _alone_head(gemma: Gemma, prompt: str | None) -> Tokens:
     vocabulary = gemma.vocabulary
-    head = vocabulary.template("<bos>") + vocabulary.content("Text:\n")
-    own = vocabulary.content(split_text(item)[1])
-    suffix = vocabulary.content(f"\n\n{question}\nAnswer:")
-    return [(head + own + suffix, len(head), len(head) + len(own))]
+    begin = vocabulary.template("<bos>")
+    if prompt is None:
+        return begin + vocabulary.content("Text:\n")
+    asked = vocabulary.content(prompt)
+    last = asked.slice(max(0, len(asked) - ALONE_WINDOW), len(asked))
+    return begin + vocabulary.content("Message:\n") + last + vocabulary.content("\n\nReply:\n")
+
+
+def _gather(
+    keys: Sequence[str],
+    order: Sequence[tuple[str, int]],
+    read: Callable[[list[int]], list[Pooled]],
+    cache: FeatureCache | None,
+    progress: str | None,
+) -> list[Pooled]:
+    """What is pooled for each key: from the cache, or read in batches of like length that are kept as they are done.
+
+    Args:
+        keys: One a job; equal ones are read once.
+        order: A group and a length for each job: jobs of one group are read together, the longest first.
+        read: Pools some jobs of one group.
+        cache: Where results are kept.
+        progress: Label of a progress bar on stderr.
+    """
+    pooled: dict[str, Pooled] = {}
+    for key in dict.fromkeys(keys) if cache else ():
+        if (found := cache.get(key)) is not None:  # type: ignore[union-attr]
+            pooled[key] = found["whole"], found["windows"], int(found["tokens"][0])
+    todo: dict[str, list[int]] = {}
+    for key, i in {key: i for i, key in enumerate(keys) if key not in pooled}.items():
+        todo.setdefault(order[i][0], []).append(i)
+        pooled[key] = _EMPTY
+    total = sum(map(len, todo.values()))
+    with tqdm(total=total, desc=progress, unit="text", disable=None if progress else True, leave=False) as bar:
+        for group in todo.values():
+            group.sort(key=lambda i: order[i][1], reverse=True)
+            for at in range(0, len(group), BATCH):
+                part = group[at : at + BATCH]
+                for i, made in zip(part, read(part), strict=True):
+                    pooled[keys[i]] = made
+                    if cache:
+                        whole, windows, tokens = made
+                        cache.put(keys[i], {"whole": whole, "windows": windows, "tokens": np.array([tokens])})
+                bar.update(len(part))
+    return [pooled[key] for key in keys]
+
+
+def _key(gemma: Gemma, blocks: Sequence[int], reading: str, place: Placement, text: str) -> str:
+    """A hash of all that a reading depends on."""
+    context = [[message.role, message.content] for message in place.context]
+    parts = [RECIPE, gemma.digest, gemma.dtype, gemma.attention, list(blocks), reading]
+    spelt = json.dumps([*parts, context, place.prompt, place.role, text])
+    return hashlib.sha256(spelt.encode()).hexdigest()
 
 
 def _hidden(views: Sequence[TraceView], blocks: Sequence[int]) -> Floats:
@@ -183,7 +318,7 @@ def _hidden(views: Sequence[TraceView], blocks: Sequence[int]) -> Floats:
     return torch.cat(tokens).numpy()
 
 
-def _pool(row: int, stage: Stage, views: Sequence[TraceView], blocks: Sequence[int]) -> Reading:
+def _pool(stage: Stage, views: Sequence[TraceView], blocks: Sequence[int]) -> Pooled:
     windows = []
     for view in views:
         hidden = _hidden([view], blocks)
@@ -191,5 +326,6 @@ def _pool(row: int, stage: Stage, views: Sequence[TraceView], blocks: Sequence[i
         ends = np.array(reading_ends(len(view), stage, WINDOW, STRIDE))
         starts = np.maximum(0, ends - WINDOW)
         windows.append((total[ends] - total[starts]) / (ends - starts)[:, None, None])
-    whole = _hidden(views, blocks).mean(0)
-    return Reading(row, stage, whole, np.concatenate(windows).astype(np.float32))
+    if not views:
+        return _EMPTY
+    return _hidden(views, blocks).mean(0), np.concatenate(windows).astype(np.float32), sum(map(len, views))

@@ -13,13 +13,27 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from classifiers import hub
+from classifiers.cache import FeatureCache
 from classifiers.calibrate import platt
 from classifiers.cards import artifact_card
-from classifiers.evaluate import scores as metric_scores
-from classifiers.features import STRIDE, WINDOW, Reading, alone_readings, causal_readings, split_text
+from classifiers.features import (
+    STRIDE,
+    WINDOW,
+    Reading,
+    alone_readings,
+    causal_readings,
+    middle_blocks,
+    own_question,
+    split_text,
+    texts_of,
+)
+from classifiers.golden import check_model, record_golden
 from classifiers.heads import REGULARISATION, Linear, fit_path, make_folds, rank_quality
+from classifiers.metrics import scores as metric_scores
 from safety_kit import __version__, artifacts
 from safety_kit.artifacts import Artifact, Head
+from safety_kit.data import classifiers_dir
 from safety_kit.errors import DataError, UserError
 from safety_kit.gemma import Gemma
 from safety_kit.types import Stage
@@ -29,7 +43,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from classifiers.features import Memo, Text
+    from classifiers.features import Floats, Text
 
 ENOUGH = (20, 100)
 """Positive and negative texts of a stage's own that its calibration needs; with fewer it uses those of both stages."""
@@ -54,14 +68,17 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         reading: ``causal``: a text's own tokens where they stand in a prompt (what a guard reads for next to nothing);
             ``alone``: a forward of its own, with the question.
         categories: Names of the columns of y; for one category its name.
-        blocks: Candidate sets of neighbouring blocks to pool; None takes two around the middle of the model.
+        blocks: Blocks to pool; None takes eight around the middle of the model.
         question: For ``alone``; None asks after the category by name.
+        known: Classifiers already taught on this model, whose scores join as features: ``kit`` takes those that ship
+            or were prepared, a list names folders, None takes none.
+        cache: Keep readings on disk: True in the kit's cache folder, or a `FeatureCache`.
         folds: Of the cross-validation.
         seed: Of the folds.
         progress: Show progress bars on stderr.
 
     After `fit`: `classes_`, `categories_`, `heads_`, `report_` (by category the metrics on held-out folds, for the
-    blocks and regularisation that the same folds chose) and `seconds_`.
+    regularisation that the same folds chose), `sources_` (digests of the known classifiers used) and `seconds_`.
     """
 
     def __init__(
@@ -70,8 +87,10 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         reading: Literal["causal", "alone"] = "causal",
         categories: Sequence[str] | str = "unsafe",
-        blocks: Sequence[Sequence[int]] | None = None,
+        blocks: Sequence[int] | None = None,
         question: str | None = None,
+        known: Sequence[Path | str] | Literal["kit"] | None = "kit",
+        cache: FeatureCache | bool = True,
         folds: int = 5,
         seed: int = 0,
         progress: bool = False,
@@ -81,10 +100,11 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.categories = categories
         self.blocks = blocks
         self.question = question
+        self.known = known
+        self.cache = cache
         self.folds = folds
         self.seed = seed
         self.progress = progress
-        self.memo: Memo | None = None  # readings shared between fits on one model; not a parameter
 
     def fit(self, X: Sequence[Text], y: ArrayLike, groups: Sequence[str] | None = None) -> SafetyClassifier:
         """Teach.
@@ -101,22 +121,23 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: Labels are missing, of one class only, or not 0, 1 or NaN.
         """
         begin = time.perf_counter()
-        texts = list(X)
+        texts = texts_of(X)
         names = [self.categories] if isinstance(self.categories, str) else list(self.categories)
         labels = _labels(y, len(texts), names)
         model = self.model_
-        readings, candidates = self._readings(model, texts)
+        self.blocks_ = middle_blocks(model.n_blocks) if self.blocks is None else tuple(self.blocks)
+        known = self._known(model)
+        directions = self._directions(known, model)
+        readings = self._readings(model, texts)
         if groups is None:
             groups = [_digest([text]) for text in texts]
-        fitted = [
-            self._fit_category(name, labels[:, column], readings, candidates, groups)
+        outcome = [
+            _fit_category(name, self.blocks_, readings, labels[:, column], groups, directions, self.folds, self.seed)
             for column, name in enumerate(names)
         ]
-        best = int(np.argmax(np.mean([[rank for rank, _ in by_blocks] for by_blocks in fitted], axis=0)))
-        outcome = [by_blocks[best][1] for by_blocks in fitted]
         self.classes_ = np.array([0, 1])
         self.categories_ = tuple(names)
-        self.blocks_ = tuple(candidates[best])
+        self.sources_ = {category: artifact.digest for artifact in known for category in artifact.heads}
         self.heads_ = {one.head.category: one.head for one in outcome}
         self.fitted_ = {one.head.category: one for one in outcome}
         self.report_ = {one.head.category: one.metrics for one in outcome}
@@ -137,11 +158,12 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         A text without tokens has NaN.
         """
         check_is_fitted(self, "heads_")
-        texts = list(X)
+        texts = texts_of(X)
+        label, cache = "scoring" if self.progress else None, self._cache()
         if self.reading == "causal":
-            readings = causal_readings(self.model_, texts, self.blocks_, varied=False, progress=self._label("scoring"))
+            readings = causal_readings(self.model_, texts, self.blocks_, varied=False, progress=label, cache=cache)
         else:
-            readings = alone_readings(self.model_, texts, self.blocks_, self.question_, progress=self._label("scoring"))
+            readings = alone_readings(self.model_, texts, self.blocks_, self.question_, progress=label, cache=cache)
         out = np.full((len(texts), len(self.categories_)), np.nan)
         for reading in readings:
             for column, category in enumerate(self.categories_):
@@ -169,12 +191,14 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "heads_")
         model = self.model_
-        tensors = {}
+        tensors: dict[str, Any] = {}
         records: dict[str, Any] = {}
         for category, one in self.fitted_.items():
             tensors[f"weight.{category}"] = one.head.weight
             for stage, negatives in one.head.negatives.items():
                 tensors[f"negatives.{stage}.{category}"] = negatives
+            for stage, lengths in one.head.lengths.items():
+                tensors[f"lengths.{stage}.{category}"] = lengths
             records[category] = {
                 "bias": one.head.bias,
                 "calibration": {stage: scale.model_dump() for stage, scale in one.head.calibration.items()},
@@ -183,14 +207,16 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "negatives": one.negatives,
                 "metrics": {name: round(value, 4) for name, value in one.metrics.items()},
             }
+        question = self.question_ if self.reading == "alone" else None
         manifest = {
             "reading": self.reading,
-            "question": self.question_ if self.reading == "alone" else None,
+            "question": question,
             "model": {
-                "name": model.name,
+                "name": artifacts.public_name(model.name),
                 "family": model.family,
                 "digest": model.digest,
                 "dtype": model.dtype,
+                "attention": model.attention,
                 "blocks": model.n_blocks,
                 "hidden_size": model.hidden_size,
             },
@@ -199,6 +225,8 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "stride": STRIDE,
             "categories": records,
             "data_digest": self.data_digest_,
+            "golden": record_golden(model, self.heads_, self.reading, question),
+            "sources": [{"category": name, "digest": digest} for name, digest in self.sources_.items()],
             "created": datetime.now(UTC).strftime("%Y-%m-%d"),
             "kit_version": __version__,
         }
@@ -220,7 +248,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             question=manifest.question,
             progress=progress,
         )
-        artifact.check_model(self.model_.name, self.model_.digest)
+        check_model(artifact, self.model_)
         self.classes_ = np.array([0, 1])
         self.categories_ = tuple(manifest.categories)
         self.blocks_ = tuple(manifest.blocks)
@@ -231,95 +259,119 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         }
         self.fitted_ = {
             name: Fitted(
-                artifact.heads[name], record.regularisation, self.report_[name], record.positives, record.negatives
+                artifact.heads[name],
+                record.regularisation,
+                self.report_[name],
+                record.positives,
+                record.negatives,
             )
             for name, record in manifest.categories.items()
         }
         self.data_digest_ = manifest.data_digest
+        self.sources_ = {source.category: source.digest for source in manifest.sources}
         return self
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish to the Hugging Face Hub; see `classifiers.hub.push_classifier`."""
+        return hub.push_classifier(self, repo_id, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: Path | str,
+        gemma: Gemma | str = "embedded",
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> SafetyClassifier:
+        """A fitted classifier from a folder or a Hub repository; see `classifiers.hub.fetch` and `load`."""
+        return cls.load(hub.fetch(source, revision=revision, token=token), gemma)
 
     @property
     def question_(self) -> str:
         names = [self.categories] if isinstance(self.categories, str) else list(self.categories)
         plain = " or ".join(name.replace("_", " ") for name in names)
-        return self.question or f"Question: Is there {plain} in the text above? Answer Yes or No."
+        return self.question or own_question(plain)
 
-    def _label(self, text: str) -> str | None:
-        return text if self.progress else None
-
-    def _readings(self, model: Gemma, texts: list[Text]) -> tuple[list[Reading], list[tuple[int, ...]]]:
-        """Readings of all candidate blocks, and the candidates."""
-        candidates = [tuple(blocks) for blocks in self.blocks] if self.blocks else candidate_blocks(model.n_blocks)
-        union = sorted({block for blocks in candidates for block in blocks})
+    def _readings(self, model: Gemma, texts: list[Text]) -> list[Reading]:
+        label = "reading" if self.progress else None
         if self.reading == "alone":
-            readings = alone_readings(model, texts, union, self.question_, progress=self._label("reading"))
-        elif self.reading == "causal":
-            readings = causal_readings(
-                model, texts, union, varied=True, progress=self._label("reading"), memo=self.memo
-            )
-        else:
-            raise UserError(f"reading is 'causal' or 'alone', not {self.reading!r}.")
-        self._union = union
-        return readings, candidates
+            return alone_readings(model, texts, self.blocks_, self.question_, progress=label, cache=self._cache())
+        if self.reading == "causal":
+            return causal_readings(model, texts, self.blocks_, varied=True, progress=label, cache=self._cache())
+        raise UserError(f"reading is 'causal' or 'alone', not {self.reading!r}.")
 
-    def _fit_category(
-        self,
-        category: str,
-        labels: NDArray[np.float64],
-        readings: list[Reading],
-        candidates: list[tuple[int, ...]],
-        groups: Sequence[str],
-    ) -> list[tuple[float, Fitted]]:
-        """For each candidate set of blocks: its cross-validated quality, and what was fitted."""
-        known = [reading for reading in readings if not np.isnan(labels[reading.row])]
-        rows = sorted({reading.row for reading in known})
-        y = labels[rows].astype(np.int64)
-        if len(set(y.tolist())) < 2:
-            raise DataError(f"{category} has examples of one class only; it needs both, label 1 and label 0.")
-        held = [{rows[i] for i in part} for part in make_folds(y, [groups[row] for row in rows], self.folds, self.seed)]
-        outcome = []
-        for blocks in candidates:
-            pick = [self._union.index(block) for block in blocks]
-            outcome.append(_fit_blocks(category, blocks, known, pick, labels, held))
-        return outcome
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        tags.target_tags.multi_output = not isinstance(self.categories, str)
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def _cache(self) -> FeatureCache | None:
+        if isinstance(self.cache, FeatureCache):
+            return self.cache
+        return FeatureCache() if self.cache else None
+
+    def _known(self, model: Gemma) -> list[Artifact]:
+        """The classifiers whose scores join the features: those that read this model at blocks that are read here."""
+        if self.known is None:
+            return []
+        folders = sorted(classifiers_dir(model.name, model.digest).glob("*/")) if self.known == "kit" else self.known
+        found = [artifacts.load(folder) for folder in folders if (Path(folder) / "manifest.json").is_file()]
+        return [
+            artifact
+            for artifact in found
+            if artifact.manifest.model.digest == model.digest
+            and artifact.manifest.reading == "causal"
+            and set(artifact.manifest.blocks) <= set(self.blocks_)
+        ]
+
+    def _directions(self, known: Sequence[Artifact], model: Gemma) -> Floats | None:
+        """F x k weights of the known heads, laid over the slots: they read the means over the text's own tokens."""
+        slots = len(self.blocks_) * (2 if self.reading == "alone" else 1)
+        directions = []
+        for head in (head for artifact in known for head in artifact.heads.values()):
+            laid = np.zeros((slots, model.hidden_size), np.float32)
+            laid[[self.blocks_.index(block) for block in head.blocks]] = head.weight.reshape(len(head.blocks), -1)
+            directions.append(laid.reshape(-1))
+        return np.stack(directions, axis=1) if directions else None
 
 
-def candidate_blocks(n_blocks: int) -> list[tuple[int, ...]]:
-    """Two choices of four blocks around the middle of the model, neighbours or spread, where meaning is read best."""
-    middle, step = n_blocks // 2, max(1, n_blocks // 9)
-    near = range(middle - 1, middle + 3)
-    spread = range(middle - 3 * step // 2, middle + 3 * step, step)
-    inside = [tuple(b for b in blocks if 0 <= b < n_blocks)[:4] for blocks in (near, spread)]
-    return list(dict.fromkeys(blocks for blocks in inside if blocks))
-
-
-def _fit_blocks(
+def _fit_category(
     category: str,
     blocks: tuple[int, ...],
     readings: list[Reading],
-    pick: list[int],
     labels: NDArray[np.float64],
-    held: list[set[int]],
-) -> tuple[float, Fitted]:
-    features = np.stack([reading.whole[pick].reshape(-1) for reading in readings])
-    windows = [_flat(reading.windows[:, pick]) for reading in readings]
+    groups: Sequence[str],
+    known: Floats | None,
+    folds: int,
+    seed: int,
+) -> Fitted:
+    """One category's head, its regularisation chosen on folds that were held out."""
+    readings = [reading for reading in readings if not np.isnan(labels[reading.row])]
+    rows = sorted({reading.row for reading in readings})
+    count = labels[rows]
+    if len(set(count.tolist())) < 2:
+        raise DataError(f"{category} has examples of one class only; it needs both, label 1 and label 0.")
+    held = make_folds(count.astype(np.int64), [groups[row] for row in rows], folds, seed)
+    features = np.stack([reading.whole.reshape(-1) for reading in readings])
+    windows = [_flat(reading.windows) for reading in readings]
     text = np.array([reading.row for reading in readings])
     y = labels[text].astype(np.int64)
     weights = 1.0 / np.bincount(text)[text]
     # Each C's score of every reading, from the fold that held its text out.
     unseen = np.zeros((len(REGULARISATION), len(readings)))
     for part in held:
-        out = np.isin(text, list(part))
-        for path, fold in enumerate(fit_path(features[~out], y[~out], weights[~out], REGULARISATION)):
+        out = np.isin(text, [rows[i] for i in part])
+        for path, fold in enumerate(fit_path(features[~out], y[~out], weights[~out], REGULARISATION, known)):
             unseen[path, out] = [np.max(fold(windows[i])) for i in np.flatnonzero(out)]
-    quality = [rank_quality(y, scores) for scores in unseen]
-    best = int(np.argmax(quality))
-    final = fit_path(features, y, weights, [REGULARISATION[best]])[0]
+    best = int(np.argmax([rank_quality(y, scores) for scores in unseen]))
+    final = fit_path(features, y, weights, [REGULARISATION[best]], known)[0]
     head = _calibrated(category, blocks, final, readings, windows, y, unseen[best])
     p = np.array([head.probability(score, r.stage) for score, r in zip(unseen[best], readings, strict=True)])
     own = _one_per_text(text)
-    count = labels[sorted(set(text.tolist()))]
-    return quality[best], Fitted(
+    return Fitted(
         head,
         REGULARISATION[best],
         metric_scores(y[own], p[own]),
@@ -340,15 +392,18 @@ def _calibrated(
     """The head with each stage's calibration on held-out scores of texts read as that stage, where there are enough."""
     stages = np.array([reading.stage for reading in readings])
     text = np.array([reading.row for reading in readings])
-    calibration, negatives = {}, {}
+    calibration, negatives, lengths = {}, {}, {}
     for stage in Stage:
         mine = np.flatnonzero(stages == stage)
         chosen = mine[_one_per_text(text[mine])]
         if np.sum(y[chosen] == 1) < ENOUGH[0] or np.sum(y[chosen] == 0) < ENOUGH[1]:
             chosen = _one_per_text(text)
         calibration[stage] = platt(y[chosen], unseen[chosen])
-        negatives[stage] = np.sort(unseen[chosen][y[chosen] == 0]).astype(np.float32)
-    return Head(category, blocks, final.weight, final.bias, calibration, negatives, WINDOW, STRIDE)
+        harmless = chosen[y[chosen] == 0]
+        harmless = harmless[np.argsort(unseen[harmless])]
+        negatives[stage] = unseen[harmless].astype(np.float32)
+        lengths[stage] = np.array([readings[i].tokens for i in harmless], np.int32)
+    return Head(category, blocks, final.weight, final.bias, calibration, negatives, WINDOW, STRIDE, lengths)
 
 
 def _one_per_text(text: NDArray[np.int64]) -> NDArray[np.int64]:

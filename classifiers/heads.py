@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
 
+TRUST = 10.0
+"""How many times a standardised feature's size the score of a classifier already taught is given.
+
+Fixed: choosing it by cross-validation inside few examples did worse on the sets tried (docs/decisions/0007)."""
+
 REGULARISATION = (1e-4, 1e-3, 1e-2)
 """Candidate C on standardised features, the strongest first: few examples in many dimensions want a strong one."""
 
@@ -51,27 +56,41 @@ def make_folds(y: NDArray[np.int64], groups: Sequence[str], folds: int, seed: in
     return [held for held in parts if len(held)]
 
 
-def fit_path(features: Floats, y: NDArray[np.int64], weights: Doubles, regularisation: Sequence[float]) -> list[Linear]:
+def fit_path(
+    features: Floats,
+    y: NDArray[np.int64],
+    weights: Doubles,
+    regularisation: Sequence[float],
+    known: Floats | None = None,
+) -> list[Linear]:
     """One head for each C.
 
     The fit runs in the rows' own span: with an L2 penalty the solution lies there, and it is as small as the number of
-    rows.
+    rows. What is known before the first example, directions of classifiers already taught, joins as features that
+    are `TRUST` times as large and so that much less regularised; the head stays linear in the activations.
 
     Args:
         features: n x F raw activations.
         y: n labels 0/1, both there.
         weights: n weights of the rows; the classes are balanced on top.
         regularisation: Values of C.
+        known: F x k directions, or None.
     """
     mean = features.mean(0, dtype=np.float64)
     scale = features.std(0, dtype=np.float64) + 1e-6
     standard = ((features - mean) / scale).astype(np.float32)
-    heads = []
     with threadpool_limits(1, "blas"):  # on matrices of this size threads cost more than they save
+        prior = np.zeros((features.shape[1], 0))
+        if known is not None:
+            spread = (features @ known).std(0, dtype=np.float64) + 1e-6
+            prior = known * (TRUST / spread)
+            standard = np.hstack([standard, ((features - mean) @ prior).astype(np.float32)])
         inside, back = _span(standard)
+        heads = []
         for c in regularisation:
             model = LogisticRegression(C=c, class_weight="balanced", max_iter=500).fit(inside, y, sample_weight=weights)
-            weight = (back @ model.coef_[0]) / scale
+            coefficients = back @ model.coef_[0]
+            weight = coefficients[: len(scale)] / scale + prior @ coefficients[len(scale) :]
             heads.append(Linear(weight.astype(np.float32), float(model.intercept_[0] - mean @ weight)))
     return heads
 

@@ -10,14 +10,17 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from classifiers.sources import PLAIN, Columns, class_names, hub_stem, is_hub_name, load_hub
 from safety_kit.errors import DataError, MissingExtra
 
 if TYPE_CHECKING:
     import datasets
+
+    Source: TypeAlias = Path | str | datasets.Dataset
 
 _OWN_COLUMNS = frozenset({"text", "prompt", "label", "labels", "split", "pair"})
 _LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
@@ -126,15 +129,99 @@ def _missing(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def open_rows(source: Path | str | datasets.Dataset) -> tuple[str, str, Iterator[tuple[int, Any]]]:
-    """The source's name, what its rows are counted in, and (place, row or what is wrong with it)."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a source, each with its place.
+
+    Attributes:
+        name: The source's name, for messages.
+        unit: What its rows are counted in: line or row.
+        good: Rows that can be used.
+        bad: What is wrong with each of the others, by place.
+        records: The rows that can be used as they stood, columns renamed, by place.
+        columns: All columns that a row has.
+    """
+
+    name: str
+    unit: str
+    good: list[Row]
+    bad: dict[int, str]
+    records: dict[int, Mapping[str, Any]]
+    columns: frozenset[str]
+
+
+def read_rows(source: Source, *, category: str | None = None, columns: Columns = PLAIN) -> Rows:
+    """Every row of a source with its place; nothing is merged, and bad rows are kept apart.
+
+    Args:
+        source: As `open_rows` takes it.
+        category: What `label` is about; else the source's stem.
+        columns: Which columns hold what.
+
+    Raises:
+        DataError: The source cannot be read at all.
+        MissingExtra: It needs the package `datasets`, which is not installed.
+    """
+    name, unit, records = open_rows(source, columns)
+    default = category or stem(source)
+    rows = Rows(name, unit, [], {}, {}, frozenset())
+    seen: set[str] = set()
+    for place, record in records:
+        try:
+            rows.good.append(parse_row(place, record, default))
+            rows.records[place] = record
+        except BadRow as error:
+            rows.bad[place] = str(error)
+        if isinstance(record, Mapping):
+            seen.update(map(str, record))
+    return replace(rows, columns=frozenset(seen))
+
+
+def no_text_column(rows: Rows) -> str:
+    """The sentence for rows of which none has the column with the text."""
+    names = sorted(rows.columns)
+    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"no row has the column for the text; the columns are: {listed or 'none'} (name one with --text-column)"
+
+
+def resolve_labels(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[dict[str, float]]]:
+    """The categories that rows label, and each row's known labels: of a list, those not listed are 0."""
+    categories = tuple(sorted({name for row in rows for name in row.labels}))
+    return categories, [dict.fromkeys(categories, 0.0) | row.labels if row.listed else row.labels for row in rows]
+
+
+def stem(source: Source) -> str | None:
+    """What `label` is about where nobody says it: the name of the file or hub data set without its folder."""
+    if isinstance(source, str) and is_hub_name(source):
+        return hub_stem(source)
+    return Path(source).stem if isinstance(source, (str, Path)) else None
+
+
+def open_rows(source: Source, columns: Columns = PLAIN) -> tuple[str, str, Iterator[tuple[int, Any]]]:
+    """The source's name, what its rows are counted in, and (place, row or what is wrong with it).
+
+    Args:
+        source: A `.jsonl`, `.csv` or `.parquet` file, `hf:ORG/NAME[@CONFIG][:SPLIT]`, or a `datasets.Dataset`.
+        columns: Which columns hold what; the rows come out with the house's names.
+    """
+    name, unit, records = _open(source, columns)
+    if columns == PLAIN:
+        return name, unit, records
+    return name, unit, ((place, columns.rename(record)) for place, record in records)
+
+
+def _open(source: Source, columns: Columns) -> tuple[str, str, Iterator[tuple[int, Any]]]:
+    if isinstance(source, str) and is_hub_name(source):
+        return source, "row", enumerate(_dataset_rows(load_hub(source), columns), 1)
     if not isinstance(source, (str, Path)):
-        return "The data set", "row", enumerate(_dataset_rows(source), 1)
+        return "The data set", "row", enumerate(_dataset_rows(source, columns), 1)
     path = Path(source)
-    readers = {".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows, ".csv": _csv_rows}
     kind = path.suffix.casefold()
-    if kind not in {*readers, ".parquet"}:
-        raise DataError(f"{path} is no .jsonl, .csv or .parquet file; save the rows as one of these.")
+    if kind not in {".jsonl", ".ndjson", ".csv", ".parquet"}:
+        raise DataError(
+            f"{path} is no .jsonl, .csv or .parquet file; save the rows as one of these, or name a hub data set as "
+            "hf:ORG/NAME."
+        )
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -145,10 +232,11 @@ def open_rows(source: Path | str | datasets.Dataset) -> tuple[str, str, Iterator
         return str(path), "row", enumerate(_parquet_rows(content, path), 1)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path} is in UTF-16; save it in UTF-8.")
-    return str(path), "line", readers[kind](content.removeprefix(b"\xef\xbb\xbf"), path)
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    return str(path), "line", _csv_rows(content, path, columns) if kind == ".csv" else _jsonl_rows(content)
 
 
-def _jsonl_rows(content: bytes, path: Path) -> Iterator[tuple[int, Any]]:
+def _jsonl_rows(content: bytes) -> Iterator[tuple[int, Any]]:
     for place, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue
@@ -160,7 +248,7 @@ def _jsonl_rows(content: bytes, path: Path) -> Iterator[tuple[int, Any]]:
             yield place, BadRow("not JSON")
 
 
-def _csv_rows(content: bytes, path: Path) -> Iterator[tuple[int, Any]]:
+def _csv_rows(content: bytes, path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
     text = content.decode(errors="surrogateescape")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     damaged = _UNDECODED.search(text) is not None
@@ -180,8 +268,11 @@ def _csv_rows(content: bytes, path: Path) -> Iterator[tuple[int, Any]]:
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
-                if header.count("text") != 1 or len(set(header)) != len(header):
-                    raise DataError(f"{path}: the first line must name the columns, each once: text,label")
+                if header.count(columns.text or "text") != 1 or len(set(header)) != len(header):
+                    raise DataError(
+                        f"{path}: the first line must name the columns, each once: {columns.text or 'text'},label; "
+                        "--text-column names another one for the texts."
+                    )
             elif len(cells) != len(header):
                 yield place, BadRow(f"{count(len(cells), 'cell')} for {count(len(header), 'column')}")
             elif damaged and any(map(_UNDECODED.search, cells)):
@@ -205,7 +296,7 @@ def _parquet_rows(content: bytes, path: Path) -> list[Any]:
     return rows
 
 
-def _dataset_rows(source: Any) -> list[Any]:
+def _dataset_rows(source: Any, columns: Columns) -> list[Any]:
     kind = type(source)
     if kind.__module__.partition(".")[0] != "datasets":
         raise DataError(f"Rows come from a file or a datasets.Dataset, not from a {kind.__name__}.")
@@ -214,7 +305,7 @@ def _dataset_rows(source: Any) -> list[Any]:
     except ImportError:
         raise MissingExtra("datasets", "train") from None
     if isinstance(source, datasets.Dataset):
-        rows: list[Any] = source.to_list()
+        rows: list[Any] = class_names(source, columns).to_list()
         return rows
     if isinstance(source, Mapping):
         raise DataError(f"The data set has several splits; pass one of them: {', '.join(map(str, source))}.")

@@ -92,21 +92,21 @@ def _causal(gemma: Gemma, head: Head, items: Sequence[Item], progress: str | Non
 
 
 def _alone(gemma: Gemma, head: Head, items: Sequence[Item], question: str, progress: str | None) -> list[Split | None]:
-    """The mean over the text's tokens and the question's."""
+    """The mean over the text's tokens, and the mean over the question's with weights of its own."""
     pieces = [(row, *piece) for row, item in enumerate(items) for piece in alone_pieces(gemma, item, question)]
     traces = gemma.forward([tokens for _, tokens, _, _ in pieces], Capture(head.blocks), progress=progress)
     splits: list[Split | None] = [None] * len(items)
+    of_text, of_question = np.split(head.weight, 2)
     for (row, _, start, stop), trace in zip(pieces, traces, strict=True):
-        if start == stop:
-            continue
-        scores = head.token_scores(_hidden(trace.view(start, len(trace.ids)), head)).astype(np.float64)
-        shares = scores / len(scores)
-        score = float(shares.sum()) + head.bias
+        own = (_hidden(trace.view(start, stop), head) @ of_text).astype(np.float64) / (stop - start)
+        asked = float((_hidden(trace.view(stop, len(trace.ids)), head) @ of_question).mean(dtype=np.float64))
+        score = float(own.sum()) + asked + head.bias
         spans = trace.offsets[start:stop]
-        own, asked = shares[: stop - start], float(shares[stop - start :].sum())
         best = splits[row]
         if best is None or score > best.score:
-            splits[row] = Split(score, spans, own, asked, (0, len(items[row][1])))
+            text = items[row][1]
+            whole = len(spans) == len(gemma.vocabulary.content(text))
+            splits[row] = Split(score, spans, own, asked, (0, len(text)) if whole else (spans[0][0], spans[-1][1]))
     return splits
 
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from classifiers.teach import CATEGORIES, teach
 from safety_kit.data import data_dir
 from safety_kit.gemma import Gemma
 
-if TYPE_CHECKING:
-    from classifiers.features import Memo
-
 
 def main(categories: list[str]) -> None:
     """Teach the categories named, or all."""
     gemma = Gemma.load("embedded")
-    memo: Memo = {}
     for category in categories or CATEGORIES:
-        artifact = teach(category, gemma, data_dir() / "classifiers" / category, memo=memo)
+        artifact = teach(category, gemma, data_dir() / "classifiers" / category)
         record = artifact.manifest.categories[category]
         print(f"{category}: blocks {artifact.manifest.blocks}, C {record.regularisation:g}, {record.metrics}")
 

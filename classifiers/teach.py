@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from classifiers.data import read_examples
-from classifiers.features import causal_readings
-from classifiers.fit import SafetyClassifier, candidate_blocks
+from classifiers.features import causal_readings, middle_blocks
+from classifiers.fit import SafetyClassifier
 from safety_kit.data import classifiers_dir, data_dir
 from safety_kit.errors import UserError
 from safety_kit.policy_schema import ProbeOptions
@@ -16,8 +18,8 @@ from safety_kit.policy_schema import ProbeOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from classifiers.cache import FeatureCache
     from classifiers.data import Examples
-    from classifiers.features import Memo
     from safety_kit.artifacts import Artifact
     from safety_kit.gemma import Gemma
     from safety_kit.policy import Policy
@@ -26,8 +28,8 @@ CATEGORIES = ("hate", "harassment", "dangerous_content", "sexual_content", "self
 """What the kit has example sets for."""
 
 _NOTES = (
-    "Taught on `{category}.jsonl` and `benign.jsonl` of the kit's example sets, written for this project, not "
-    "collected; the rows marked as test were left out. See their cards for what they leave out."
+    "Taught on `{category}.jsonl`, `benign.jsonl` and the harmless rows of the kit's other example sets, written for "
+    "this project, not collected; the rows marked as test were left out. See their cards for what they leave out."
 )
 
 
@@ -36,8 +38,17 @@ def benign_examples() -> Examples:
     return read_examples(data_dir() / "examples" / "benign.jsonl", one_class=True)
 
 
-def examples_for(category: str, harmless: int | None = None) -> Examples:
-    """A category's example set with the harmless set, or its first texts, as further negatives.
+OTHERS = 80
+"""Harmless texts that are taken of each other category's set: what only looks harmful is a negative everywhere."""
+
+
+def examples_for(category: str, harmless: int | None = None, others: int = OTHERS) -> Examples:
+    """A category's example set with further negatives.
+
+    Args:
+        category: One of `CATEGORIES`.
+        harmless: Texts of the harmless set; None takes all.
+        others: Harmless texts of each other category's set.
 
     Raises:
         UserError: The kit has no examples for it.
@@ -50,7 +61,13 @@ def examples_for(category: str, harmless: int | None = None) -> Examples:
         )
     benign = benign_examples()
     chosen = benign if harmless is None else benign.select(range(min(harmless, len(benign))))
-    return read_examples(folder / f"{category}.jsonl").with_negatives(chosen)
+    examples = read_examples(folder / f"{category}.jsonl").with_negatives(chosen)
+    for other in CATEGORIES if others else ():
+        if other != category:
+            rows = read_examples(folder / f"{other}.jsonl", category=other)
+            negatives = rows.select(np.flatnonzero((rows.labels[:, 0] == 0) & ~rows.held_out)[:others])
+            examples = examples.with_negatives(negatives)
+    return examples
 
 
 def teach(
@@ -59,7 +76,8 @@ def teach(
     folder: Path,
     *,
     harmless: int | None = None,
-    memo: Memo | None = None,
+    others: int = OTHERS,
+    cache: FeatureCache | None = None,
     progress: bool = True,
 ) -> Artifact:
     """Teach one of the kit's categories and save it.
@@ -69,12 +87,12 @@ def teach(
         gemma: The model.
         folder: Where the artifact goes.
         harmless: Texts of the harmless set to add; None adds all.
-        memo: Readings shared by several calls: the harmless texts are then read once.
+        others: Harmless texts of each other category's set to add.
+        cache: Where readings are kept, so that the harmless texts are read once; None takes the kit's own.
         progress: Show progress bars on stderr.
     """
-    taught = examples_for(category, harmless).teach()
-    classifier = SafetyClassifier(gemma, categories=category, progress=progress)
-    classifier.memo = memo
+    taught = examples_for(category, harmless, others).teach()
+    classifier = SafetyClassifier(gemma, categories=category, progress=progress, known=None, cache=cache or True)
     classifier.fit(taught.pairs(), taught.labels, groups=taught.groups)
     return classifier.save(folder, notes=_NOTES.format(category=category))
 
@@ -95,7 +113,7 @@ def estimate(categories: Sequence[str], gemma: Gemma) -> float:
     texts = [pair for category in categories for pair in examples_for(category).teach().pairs()]
     distinct = sorted(set(texts), key=repr)
     sample = distinct[:: max(1, len(distinct) // 16)]
-    blocks = candidate_blocks(gemma.n_blocks)[-1]
+    blocks = middle_blocks(gemma.n_blocks)
     causal_readings(gemma, sample[:2], blocks, varied=True)  # warm up
     begin = time.perf_counter()
     causal_readings(gemma, sample, blocks, varied=True)
@@ -105,7 +123,7 @@ def estimate(categories: Sequence[str], gemma: Gemma) -> float:
 def teach_missing(
     policy: Policy, gemma: Gemma, *, progress: bool = True, done: Callable[[str], None] | None = None
 ) -> list[Path]:
-    """Teach what a policy needs and this model lacks; a killed run goes on with the next category.
+    """Teach what a policy needs and this model lacks; a killed run goes on where it was, for readings are kept.
 
     Args:
         policy: Whose categories are wanted.
@@ -116,11 +134,10 @@ def teach_missing(
     Returns:
         The folders written.
     """
-    memo: Memo = {}
     folders = []
     for category in missing(policy, gemma):
         folder = classifiers_dir(gemma.name, gemma.digest) / category
-        teach(category, gemma, folder, memo=memo, progress=progress)
+        teach(category, gemma, folder, progress=progress)
         folders.append(folder)
         if done:
             done(category)

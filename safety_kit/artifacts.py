@@ -10,17 +10,26 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from safety_kit import budget
 from safety_kit.errors import ArtifactError
 from safety_kit.types import Stage
 
@@ -28,8 +37,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
+    Tensor = NDArray[Any]
 
 FORMAT = 1
+
+GoldenText: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 
 
 class ModelRecord(BaseModel):
@@ -40,6 +52,7 @@ class ModelRecord(BaseModel):
     family: str
     digest: str
     dtype: str
+    attention: str | None = None
     blocks: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
 
@@ -64,6 +77,31 @@ class CategoryRecord(BaseModel):
     metrics: dict[str, float | None]
 
 
+class Traffic(BaseModel):
+    """The log whose texts took the place of the held-out negatives."""
+
+    model_config = ConfigDict(extra="forbid")
+    log: str
+    date: str
+    rows: dict[Stage, int]
+
+
+class Golden(BaseModel):
+    """Harmless texts, each with its prompt or null, and by category their decision scores on the model taught on."""
+
+    model_config = ConfigDict(extra="forbid")
+    texts: list[tuple[GoldenText | None, GoldenText]] = Field(min_length=1, max_length=64)
+    scores: dict[str, list[FiniteFloat]]
+
+
+class Source(BaseModel):
+    """A category of another artifact that this one was built on, and that artifact's digest."""
+
+    model_config = ConfigDict(extra="forbid")
+    category: str
+    digest: str
+
+
 class Manifest(BaseModel):
     """What `manifest.json` holds."""
 
@@ -78,9 +116,20 @@ class Manifest(BaseModel):
     stride: int = Field(gt=0)
     categories: dict[str, CategoryRecord] = Field(min_length=1)
     data_digest: str
+    traffic: Traffic | None = None
+    golden: Golden | None = None
+    sources: list[Source] = []
     created: str
     kit_version: str
     checksums: dict[str, str]
+
+    @model_validator(mode="after")
+    def _golden_fits(self) -> Manifest:
+        if self.golden is not None:
+            lengths = {category: len(scores) for category, scores in self.golden.scores.items()}
+            if lengths != dict.fromkeys(self.categories, len(self.golden.texts)):
+                raise ValueError("the golden scores are not one a category and text")
+        return self
 
 
 @dataclass(frozen=True)
@@ -94,6 +143,7 @@ class Head:
         bias: Added once to the mean of the tokens' scores.
         calibration: By stage.
         negatives: By stage, the sorted decision scores of held-out negatives.
+        lengths: By stage, their tokens in the same order; empty where nobody counted.
         window: A reading pools at most so many tokens.
         stride: In a stream, and in a text longer than a window, a reading is taken every so many tokens.
     """
@@ -106,6 +156,7 @@ class Head:
     negatives: dict[Stage, Floats]
     window: int
     stride: int
+    lengths: dict[Stage, Tensor] = field(default_factory=dict)
 
     def token_scores(self, hidden: Floats) -> Floats:
         """One score a token: n × (blocks·d) activations → n."""
@@ -116,23 +167,29 @@ class Head:
         scale = self.calibration[stage]
         return float(1.0 / (1.0 + np.exp(-np.clip(scale.slope * score + scale.intercept, -60, 60))))
 
-    def threshold_for(self, max_fpr: float, stage: Stage) -> float:
-        """The probability above which at most `max_fpr` of texts like the calibration negatives lie.
+    def threshold_for(self, max_fpr: float, stage: Stage, confidence: float = budget.CONFIDENCE) -> float:
+        """The probability above which at most `max_fpr` of texts like the held-out negatives lie.
 
-        The k-th largest of n held-out negatives' scores, k = floor(max_fpr · (n + 1)): a new exchangeable negative
-        exceeds it with probability at most `max_fpr` (split-conformal order statistic, Vovk et al. 2005).
+        Args:
+            max_fpr: In (0, 1).
+            stage: Where the texts stand.
+            confidence: Share of the sets of negatives that could have been drawn for which this holds
+                (`budget.tolerance_rank`).
 
         Raises:
             ArtifactError: Too few negatives to support so small a rate.
         """
-        scores = self.negatives[stage]
-        rank = int(np.floor(max_fpr * (len(scores) + 1)))
-        if rank < 1:
+        kept = budget.budget_for(self.negatives[stage], max_fpr, confidence)
+        if kept.threshold is None:
             raise ArtifactError(
-                f"{self.category}: a false-positive rate of {max_fpr:g} needs at least {int(np.ceil(1 / max_fpr)) - 1} "
-                f"harmless examples, the classifier has {len(scores)}; use a larger rate or teach it more."
+                f"{self.category} at {stage.value}: {budget.unsupported(kept.n, max_fpr, confidence)}; "
+                "use a larger rate, teach it more, or calibrate it on your own traffic."
             )
-        return self.probability(float(np.sort(scores)[-rank]), stage)
+        return self.probability(kept.threshold, stage)
+
+    def budgets(self, stage: Stage) -> dict[str, list[budget.Budget]]:
+        """By band of lengths, what the held-out negatives say of `budget.RATES`; thresholds are decision scores."""
+        return budget.by_length(self.negatives[stage], self.lengths.get(stage), self.window)
 
 
 def reading_ends(length: int, stage: Stage, window: int, stride: int) -> list[int]:
@@ -185,13 +242,13 @@ class Artifact:
             )
 
 
-def save(path: Path, manifest: dict[str, Any], tensors: dict[str, Floats], card: str) -> Artifact:
+def save(path: Path, manifest: dict[str, Any], tensors: dict[str, Tensor], card: str) -> Artifact:
     """Write an artifact folder in one step: a reader sees the old folder or the new one, never a part.
 
     Args:
         path: The folder; replaced if it is an artifact already.
         manifest: The manifest's fields but for `checksums`.
-        tensors: `weight.CATEGORY` and `negatives.STAGE.CATEGORY`.
+        tensors: `weight.CATEGORY`, `negatives.STAGE.CATEGORY` and perhaps `lengths.STAGE.CATEGORY`.
         card: Markdown.
 
     Raises:
@@ -250,21 +307,34 @@ def load(path: Path | str) -> Artifact:
     return Artifact(path, manifest, heads)
 
 
-def _head(category: str, manifest: Manifest, tensors: dict[str, Floats]) -> Head:
+def _head(category: str, manifest: Manifest, tensors: dict[str, Tensor]) -> Head:
     record = manifest.categories[category]
     weight = tensors[f"weight.{category}"]
-    if weight.shape != (len(manifest.blocks) * manifest.model.hidden_size,) or not np.isfinite(weight).all():
+    slots = len(manifest.blocks) * (2 if manifest.reading == "alone" else 1)  # alone: the text's, then the question's
+    if weight.shape != (slots * manifest.model.hidden_size,) or not np.isfinite(weight).all():
         raise ArtifactError(f"The weights of {category} do not fit the manifest; teach or fetch the classifier again.")
+    negatives = {stage: tensors[f"negatives.{stage}.{category}"] for stage in record.calibration}
+    counted = {stage: tensors.get(f"lengths.{stage}.{category}") for stage in negatives}
+    lengths = {stage: counts for stage, counts in counted.items() if counts is not None}
+    if any(counts.shape != negatives[stage].shape for stage, counts in lengths.items()):
+        raise ArtifactError(f"The lengths of {category} do not fit its negatives; teach or fetch the classifier again.")
     return Head(
         category,
         tuple(manifest.blocks),
         weight.astype(np.float32),
         record.bias,
         record.calibration,
-        {stage: tensors[f"negatives.{stage}.{category}"] for stage in record.calibration},
+        negatives,
         manifest.window,
         manifest.stride,
+        lengths,
     )
+
+
+def public_name(name: str) -> str:
+    """What an artifact calls its model: of a folder its own name only, because an artifact is passed on."""
+    is_path = name.startswith((".", "~")) or name.count("/") > 1 or Path(name).is_absolute()
+    return (Path(name).name or name) if is_path else name
 
 
 def _sha256(data: bytes) -> str:

@@ -14,7 +14,21 @@ import typer
 from typer.core import TyperGroup
 
 from safety_kit import __version__, console
-from safety_kit.commands import check, classify, demo, explain, generate, policy, teach
+from safety_kit.commands import (
+    calibrate,
+    check,
+    classify,
+    data,
+    demo,
+    explain,
+    generate,
+    judge,
+    measure,
+    policy,
+    publish,
+    study,
+    teach,
+)
 from safety_kit.errors import SafetyKitError
 
 INTERRUPTED = 130
@@ -102,10 +116,17 @@ app.command()(teach.train)
 app.command()(teach.prepare)
 app.command()(classify.classify)
 app.command()(explain.explain)
-app.command()(teach.evaluate)
+app.command()(measure.evaluate)
+app.command()(measure.compare)
+app.command("next")(study.next_texts)
+app.command()(study.curve)
+app.command()(judge.judge)
+app.command()(calibrate.calibrate)
+app.command()(publish.publish)
 app.command()(check.check)
 app.command()(generate.generate)
 app.add_typer(policy.app, name="policy")
+app.add_typer(data.app, name="data")
 
 
 def main() -> NoReturn:

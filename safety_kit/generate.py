@@ -163,13 +163,13 @@ class GuardedGemma:
             return verdicts, None
         passed = [replace(m, content=verdict.text or "") for m, verdict in zip(messages, verdicts, strict=True)]
         prefill = self.gemma.prefill(self.gemma.render(passed), self._capture)
-        if self.guard.probes is None:
+        if self.guard.probes is None and not self.guard.judges:
             return verdicts, prefill
         probed = [
             Sample(message.content, message.role, Stage.INPUT, trace=prefill.trace.view(*tokens))
             for message, tokens in zip(passed, prefill.prompt.ranges, strict=True)
         ]
-        seen = self.guard.check(probed, "probe")
+        seen = self.guard.check(probed, "model")
         return [self.guard.merge(text, probe) for text, probe in zip(verdicts, seen, strict=True)], prefill
 
     def _activations(self, step: Step) -> Mapping[int, torch.Tensor] | None:

@@ -8,20 +8,30 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from safety_kit.checks.base import Check, build
 from safety_kit.errors import PolicyError, SafetyKitError
 from safety_kit.policy import DEFAULT_MESSAGE, Policy
-from safety_kit.policy_schema import ProbeOptions, check_rule, covers, given_by
+from safety_kit.policy_schema import JudgeOptions, ProbeOptions, check_rule, covers, given_by
 from safety_kit.redact import Cut, Redactor, cuts_of, merge
 from safety_kit.types import Action, CheckError, Finding, Role, Sample, Stage, Verdict
 
 if TYPE_CHECKING:
-    from safety_kit.checks.probe import ProbeCheck, Tracer
+    from safety_kit.checks.probe import ProbeCheck
     from safety_kit.gemma.trace import Capture
+    from safety_kit.golden import Tracer
 
-Which = Literal["all", "text", "probe"]
+Which = Literal["all", "text", "model", "probe", "judge"]
+
+_PHASES: Final[dict[Which, tuple[Literal["text", "probe", "judge"], ...]]] = {
+    "all": ("text", "probe", "judge"),
+    "text": ("text",),
+    "model": ("probe", "judge"),
+    "probe": ("probe",),
+    "judge": ("judge",),
+}
+"""What is done one after the other: a phase reads what the one before would pass on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,7 @@ class Guard:
         digest: What the verdicts carry.
         text_checks: Checks of the text alone.
         probes: The check that reads activations, or None.
+        judges: Checks that ask a model, a forward pass a text.
     """
 
     def __init__(
@@ -49,11 +60,12 @@ class Guard:
 
         Args:
             policy: What to enforce.
-            gemma: The model whose activations the probes read.
+            gemma: The model whose activations the probes read, and that judges ask which name none.
             artifacts: Classifier folders by the policy's artifact names, before the kit's own.
 
         Raises:
-            PolicyError: A rule has nothing to hold against, or there are probes and no `gemma`.
+            PolicyError: A rule has nothing to hold against, there are probes and no `gemma`, or a judge shall block
+                without evidence that it may.
             MissingArtifact: A classifier was not taught for this model.
             ArtifactError: A classifier folder was changed, or taught on another model.
         """
@@ -61,21 +73,29 @@ class Guard:
         digests: dict[str, str] = {}
         if any(isinstance(options, ProbeOptions) for options in policy.checks.values()):
             from safety_kit.checks.probe import ProbeCheck, load_probes
+            from safety_kit.thresholds import Thresholds
 
             probes, loaded = load_probes(policy, gemma, artifacts or {})
             digests = {name: artifact.digest for name, artifact in loaded.items()}
             heads = {probe.head.category: probe.head for probe in probes}
             _check_rules(policy, frozenset(heads))
-            policy = policy.resolved(lambda category, rate, stage: heads[category].threshold_for(rate, stage))
+            policy = policy.resolved(Thresholds(policy, heads, digests), heads)
             if probes and gemma is not None:
                 self.probes = ProbeCheck(probes, gemma)
+        self.judges: tuple[Check, ...] = ()
+        if any(isinstance(options, JudgeOptions) for options in policy.checks.values()):
+            from safety_kit.checks.judge import load_judges
+
+            judges, models = load_judges(policy, gemma)
+            self.judges = tuple(judges)
+            digests |= models
         self.policy = policy
         self.digest = policy.digest_with(digests)
         self.text_checks: tuple[Check, ...] = tuple(
             build(name, options, wanted)
             for name, options in policy.checks.items()
             if (wanted := frozenset(c for c in given_by(name, options) or () if policy.stages_of(c)))
-            and not isinstance(options, ProbeOptions)
+            and not isinstance(options, ProbeOptions | JudgeOptions)
         )
         self._key = secrets.token_bytes(16)
         self._order = {name: number for number, name in enumerate(policy.checks)}
@@ -87,31 +107,34 @@ class Guard:
 
     def checks_at(self, stage: Stage, which: Which = "all") -> tuple[Check, ...]:
         """The checks that have a rule at this stage."""
-        checks: list[Check] = list(self.text_checks) if which != "probe" else []
-        if self.probes and which != "text":
-            checks.append(self.probes)
+        made: dict[str, Sequence[Check]] = {
+            "text": self.text_checks,
+            "probe": [self.probes] if self.probes else [],
+            "judge": self.judges,
+        }
+        checks = [check for phase in _PHASES[which] for check in made[phase]]
         return tuple(c for c in checks if any(stage in self.policy.stages_of(category) for category in c.categories))
 
     def check(self, samples: Sequence[Sample], checks: Which = "all") -> list[Verdict]:
         """A verdict for each sample, in order.
 
         The text checks come first; the probes read what these would pass on (or the sample's own trace), and nothing
-        when they block. Calling this with ``text`` and then, on the verdicts' texts, with ``probe`` and joining the two
-        verdicts by `merge` is the same as ``all``.
+        when they block; the judges come last. Calling this with ``text`` and then, on the verdicts' texts, with
+        ``model`` and joining the two verdicts by `merge` is the same as ``all``.
 
         Args:
             samples: Any texts: empty, long, with lone surrogates.
-            checks: ``all``, ``text`` (those that need no model) or ``probe``.
+            checks: ``all``, ``text`` (they need no model), ``model`` (``probe``, then ``judge``) or one of these two.
         """
-        if checks != "all":
-            return self._check(samples, checks)
-        verdicts = self._check(samples, "text")
-        if self.probes is None:
-            return verdicts
-        passed = [i for i, verdict in enumerate(verdicts) if not verdict.blocked]
-        rest = [replace(samples[i], text=verdicts[i].text or "") for i in passed]
-        for i, verdict in zip(passed, self._check(rest, "probe"), strict=True):
-            verdicts[i] = self.merge(verdicts[i], verdict)
+        first, *phases = _PHASES[checks]
+        verdicts = self._check(samples, first)
+        for phase in phases:
+            if not (self.judges if phase == "judge" else self.probes):
+                continue
+            passed = [i for i, verdict in enumerate(verdicts) if not verdict.blocked]
+            rest = [replace(samples[i], text=verdicts[i].text or "") for i in passed]
+            for i, verdict in zip(passed, self._check(rest, phase), strict=True):
+                verdicts[i] = self.merge(verdicts[i], verdict)
         return verdicts
 
     def check_text(self, text: str, stage: Stage | str = Stage.INPUT, prompt: str | None = None) -> Verdict:
@@ -249,4 +272,8 @@ def _check_rules(policy: Policy, probed: frozenset[str]) -> None:
             raise PolicyError(
                 f"rules[{number}].category: no check gives {rule.category!r}; correct the name or the artifact."
             )
-        check_rule(f"rules[{number}]", rule.category, rule.action is Action.REDACT, rule.threshold, rule.max_fpr, probe)
+        judged = {c for name, o in text_checks.items() if isinstance(o, JudgeOptions) for c in given_by(name, o) or ()}
+        if probe and found & judged:
+            raise PolicyError(f"rules[{number}].category: a probe and a judge both give {rule.category!r}; rename one.")
+        redact, budgeted = rule.action is Action.REDACT, policy.budgets(rule, probed)
+        check_rule(f"rules[{number}]", rule.category, redact, rule.threshold, rule.max_fpr, probe, budgeted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -68,6 +68,9 @@ class Policy:
         messages: Shown instead of a blocked text, by category; ``default`` for the others.
         folder: What artifact folders are relative to.
         content: The file as canonical JSON, comments and order of keys left out.
+        budget: In (0, 1): the share of harmless texts that all probes together may block at one stage; None: each rule
+            has a rate or a threshold of its own.
+        calibration: What `safety-kit calibrate` writes the thresholds to.
     """
 
     name: str
@@ -77,6 +80,8 @@ class Policy:
     messages: Mapping[str, str]
     folder: Path
     content: str
+    budget: float | None = None
+    calibration: Path | None = None
 
     @classmethod
     def load(cls, source: Path | str = "default") -> Policy:
@@ -114,7 +119,11 @@ class Policy:
             rules=tuple(_rule(options) for options in file.rules),
             messages=dict(file.messages),
             folder=Path(folder),
-            content=_canonical(file.model_dump(mode="json")),
+            content=_canonical(
+                {key: value for key, value in file.model_dump(mode="json").items() if value is not None}
+            ),
+            budget=file.budget.blocked_harmless if file.budget else None,
+            calibration=Path(folder) / file.calibration if file.calibration else None,
         )
 
     @staticmethod
@@ -132,21 +141,28 @@ class Policy:
         thresholds = [[rule.category, sorted(rule.stages), rule.threshold] for rule in self.rules]
         return hashlib.sha256(_canonical([self.content, dict(artifacts), thresholds]).encode()).hexdigest()
 
-    def resolved(self, threshold_for: Callable[[str, float, Stage], float]) -> Policy:
-        """The same policy with a threshold for every `max_fpr`, a rule a stage.
+    def resolved(
+        self, threshold_for: Callable[[str, float | None, Stage], float], probed: Collection[str] = ()
+    ) -> Policy:
+        """The same policy with a threshold for every `max_fpr` and every rule under the budget, a rule a stage.
 
         Args:
-            threshold_for: Category, rate, stage → probability.
+            threshold_for: Category, rate (None: the budget's), stage → probability.
+            probed: The categories of probes.
         """
         rules: list[Rule] = []
         for rule in self.rules:
-            if rule.max_fpr is None:
+            if rule.max_fpr is None and not self.budgets(rule, probed):
                 rules.append(rule)
                 continue
             for stage in sorted(rule.stages):
                 threshold = threshold_for(rule.category, rule.max_fpr, stage)
                 rules.append(replace(rule, stages=frozenset({stage}), threshold=threshold))
         return replace(self, rules=tuple(rules))
+
+    def budgets(self, rule: Rule, probed: Collection[str]) -> bool:
+        """Whether the policy's budget sets the threshold of this rule: it blocks on a probe's category."""
+        return self.budget is not None and rule.action is Action.BLOCK and rule.category in probed
 
     def stages_of(self, category: str) -> frozenset[Stage]:
         """Stages at which any rule asks for a category."""

@@ -83,7 +83,23 @@ class SecretsOptions(_Strict):
     type: Literal["secrets"]
 
 
-CheckOptions = Annotated[ProbeOptions | PatternsOptions | PiiOptions | SecretsOptions, Field(discriminator="type")]
+class JudgeOptions(_Strict):
+    """A Gemma that is asked whether a text violates a guideline, and says how probable Yes is.
+
+    `model` is a hub id or a folder, perhaps beside the policy file; without it the guard's own model is asked.
+    `evidence` is a file relative to the policy file, written by `safety-kit judge`; blocking needs it.
+    """
+
+    type: Literal["judge"]
+    guideline: str = Field(pattern=r"\S", max_length=4000)
+    category: str | None = Field(default=None, min_length=1)
+    model: str | None = Field(default=None, min_length=1)
+    evidence: str | None = Field(default=None, min_length=1)
+
+
+CheckOptions = Annotated[
+    ProbeOptions | PatternsOptions | PiiOptions | SecretsOptions | JudgeOptions, Field(discriminator="type")
+]
 
 
 class ReplaceForm(_Strict):
@@ -112,6 +128,16 @@ class RuleOptions(_Strict):
         return self
 
 
+class BudgetOptions(_Strict):
+    """What all probes of the policy together may cost; it takes the place of their blocking rules' rates.
+
+    `blocked_harmless` is the share of harmless texts that may be blocked by mistake at a stage: all categories and
+    windows together.
+    """
+
+    blocked_harmless: Probability
+
+
 class PolicyFile(_Strict):
     """The whole file."""
 
@@ -121,6 +147,10 @@ class PolicyFile(_Strict):
     checks: dict[str, CheckOptions] = Field(min_length=1)
     rules: tuple[RuleOptions, ...] = Field(min_length=1)
     messages: dict[str, str] = Field(default_factory=dict)
+    budget: BudgetOptions | None = None
+    calibration: str | None = Field(
+        default=None, min_length=1, description="What `safety-kit calibrate` writes, relative to this file."
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -186,7 +216,7 @@ def _sentence(error: ValidationError) -> str:
             return f"{place}: use mask, hash, pseudonymise or {{replace: 'text'}}."
         case "value_error":
             return f"{place}: {context['error']}."
-        case _ if loc[-1:] in (["threshold"], ["max_fpr"]):
+        case _ if loc[-1:] in (["threshold"], ["max_fpr"], ["blocked_harmless"]):
             return f"{place}: use a number between 0 and 1, both excluded."
         case _:
             return f"{place}: {fault['msg'][:1].lower()}{fault['msg'][1:]}."
@@ -197,7 +227,7 @@ def given_by(name: str, options: CheckOptions) -> frozenset[str] | None:
     match options:
         case ProbeOptions():
             return None if options.is_folder else frozenset({options.artifact})
-        case PatternsOptions():
+        case PatternsOptions() | JudgeOptions():
             return frozenset({options.category or name})
         case PiiOptions():
             return pii_categories(options.countries)
@@ -222,15 +252,44 @@ def _check_rules(file: PolicyFile) -> None:
             raise PolicyError(
                 f"{place}.category: no check gives {rule.category!r}; add a check for it or correct the name."
             )
-        check_rule(place, rule.category, rule.action == "redact", rule.threshold, rule.max_fpr, probe)
+        budgeted = file.budget is not None and rule.action == "block"
+        check_rule(place, rule.category, rule.action == "redact", rule.threshold, rule.max_fpr, probe, budgeted)
+        for name, options in file.checks.items():
+            if isinstance(options, JudgeOptions) and covers(rule.category, options.category or name):
+                _check_judge_rule(place, rule, options)
+    for name, options in file.checks.items():
+        others = {c for other, categories in given.items() if other != name for c in categories or ()}
+        if isinstance(options, JudgeOptions) and (options.category or name) in others:
+            raise PolicyError(f"checks.{name}: another check gives its category too; give the judge one of its own.")
     categories = {rule.category for rule in file.rules}
     for key in file.messages:
         if key != "default" and not any(covers(category, key) for category in categories):
             raise PolicyError(f"messages.{key}: no rule names this category; correct the name or remove the message.")
 
 
+def _check_judge_rule(place: str, rule: RuleOptions, options: JudgeOptions) -> None:
+    """Refuse a rule that a judge cannot serve; whether its evidence suffices is for the guard to see."""
+    if rule.category.endswith(".*"):
+        raise PolicyError(f"{place}.category: name each judge's category by itself, not as {rule.category!r}.")
+    if rule.action == "redact":
+        raise PolicyError(f"{place}.action: a judge has no exact span to redact; use flag for {rule.category!r}.")
+    if rule.threshold is None:
+        raise PolicyError(f"{place}: a judge's category needs a threshold.")
+    if rule.action == "block" and options.evidence is None:
+        raise PolicyError(
+            f"{place}.action: a judge without evidence may only flag; measure it with safety-kit judge --evidence FILE "
+            "and name the file in the check."
+        )
+
+
 def check_rule(
-    place: str, category: str, redact: bool, threshold: float | None, max_fpr: float | None, probe: bool
+    place: str,
+    category: str,
+    redact: bool,
+    threshold: float | None,
+    max_fpr: float | None,
+    probe: bool,
+    budgeted: bool = False,
 ) -> None:
     """Refuse a rule that does not fit what scores its category: a probe, or not.
 
@@ -245,5 +304,8 @@ def check_rule(
         raise PolicyError(f"{place}.category: name each probe's category by itself, not as {category!r}.")
     if redact:
         raise PolicyError(f"{place}.action: a probe has no exact span to redact; use flag or block for {category!r}.")
-    if (threshold is None) == (max_fpr is None):
+    if budgeted:
+        if threshold is not None or max_fpr is not None:
+            raise PolicyError(f"{place}: the policy's budget sets this rule's threshold; remove threshold and max_fpr.")
+    elif (threshold is None) == (max_fpr is None):
         raise PolicyError(f"{place}: a probe's category needs exactly one of threshold and max_fpr.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from safety_kit.checks.base import Check, Delta
-from safety_kit.guard import Guard, fault
+from safety_kit.guard import Guard, Which, fault
 from safety_kit.redact import Cut, merge
 from safety_kit.types import Action, CheckError, Finding, Sample, Stage, Verdict
 
@@ -39,13 +39,18 @@ class StreamGuard:
             prompt: The message that is answered.
             activations: Each feed brings its token's activations, for the probes. If not, a policy with probes
                 withholds the reply until its end, when the guard's own model reads it.
+
+        A judge at output withholds the reply in any case: it can only judge the whole.
         """
         self._guard = guard
         self._prompt = prompt
         checks = guard.checks_at(Stage.OUTPUT)
         self._reads_tokens = activations and guard.probes in checks
-        self._withhold = guard.probes in checks and not activations
-        self._checks: list[Check] = [c for c in checks if not (self._withhold and c is guard.probes)]
+        # What reads the whole reply, at its end: the judges, and the probes where tokens bring no activations.
+        self._at_end: Which = "judge" if activations else "model"
+        whole = guard.checks_at(Stage.OUTPUT, self._at_end)
+        self._withhold = bool(whole)
+        self._checks: list[Check] = [check for check in checks if check not in whole]
         self._states = {check.name: check.start() for check in self._checks}
         self._cleared = {check.name: 0 for check in self._checks}
         self._redactor = guard.redactor()
@@ -180,8 +185,8 @@ class StreamGuard:
         return self._guard.decide(Stage.OUTPUT, findings, self._errors, self._timings)
 
     def _read_whole(self, text: str) -> str:
-        """Hold the whole reply, as redacted, against the probes."""
+        """Hold the whole reply, as redacted, against the checks that read it at its end."""
         assert self._verdict is not None
         sample = Sample(text, "assistant", Stage.OUTPUT, self._prompt)
-        self._verdict = self._guard.merge(self._verdict, self._guard.check([sample], "probe")[0])
+        self._verdict = self._guard.merge(self._verdict, self._guard.check([sample], self._at_end)[0])
         return "" if self._verdict.blocked else text

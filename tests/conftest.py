@@ -10,7 +10,7 @@ os.environ["TLDEXTRACT_PUBLIC_SUFFIX_LIST_URLS"] = ""
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +29,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "embedded" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.model)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Readings are cached for this session only: no test shall pass on what an earlier version computed."""
+    from classifiers import cache
+
+    folder, real = tmp_path_factory.mktemp("features"), cache.cache_dir
+    cache.cache_dir = lambda: folder
+    yield
+    cache.cache_dir = real
 
 
 @pytest.fixture(scope="session")

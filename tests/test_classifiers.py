@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_score
 from test_gemma_load import one_thread  # noqa: F401  (tiny models are slower on two threads)
 
 from classifiers import SafetyClassifier
+from classifiers.cache import FeatureCache
 from classifiers.calibrate import platt
 from classifiers.evaluate import calibration_error, recall_at_fpr
-from classifiers.features import STRIDE, WINDOW, causal_readings, own_place, varied_place
-from classifiers.fit import candidate_blocks
+from classifiers.features import STRIDE, WINDOW, causal_readings, middle_blocks, own_place, varied_place
 from classifiers.heads import fit_path, make_folds
 from safety_kit.artifacts import Head, decision_score, reading_ends
 from safety_kit.checks.probe import Probe, ProbeCheck
@@ -99,6 +100,22 @@ class TestEstimator:
         assert alone.report_["toy"]["auroc"] > 0.8
         assert "toy" in alone.question_
 
+    def test_a_known_classifier_helps_and_is_recorded(self, tiny: Gemma, tmp_path: Path) -> None:
+        source = SafetyClassifier(tiny, categories="toy", known=None).fit(*toy(200, seed=7)).save(tmp_path / "toy")
+        texts, y = toy(8, seed=8)
+        more, truth = toy(200, seed=9)
+        quality = {}
+        for name, known in (("none", None), ("toy", [tmp_path / "toy"])):
+            classifier = SafetyClassifier(tiny, categories="new", known=known).fit(texts, y)
+            quality[name] = roc_auc_score(truth, classifier.predict_proba(more)[:, 1])
+        assert quality["toy"] >= quality["none"]
+        assert classifier.sources_ == {"toy": source.digest}
+
+    def test_a_known_classifier_of_another_model_is_left_out(self, taught: SafetyClassifier, tmp_path: Path) -> None:
+        taught.save(tmp_path / "toy")
+        other = Gemma.load(save_tiny_gemma(tmp_path / "other", seed=1))
+        assert SafetyClassifier(other, known=[tmp_path / "toy"]).fit(*toy()).sources_ == {}
+
     @pytest.mark.parametrize(
         ("texts", "y", "words"),
         [
@@ -173,11 +190,11 @@ class TestReadings:
         assert [reading.row for reading in readings] == [row for row in range(20) for _ in range(2)]
         assert any(reading.stage is Stage.OUTPUT for reading in readings)
 
-    def test_a_memo_changes_nothing(self, tiny: Gemma) -> None:
-        memo: dict = {}
-        first = causal_readings(tiny, ["abc", "def"], (2,), varied=True, memo=memo)
-        again = causal_readings(tiny, ["def", "abc", "def"], (2,), varied=True, memo=memo)
-        assert len(memo) == 2
+    def test_a_cache_changes_nothing(self, tiny: Gemma, tmp_path: Path) -> None:
+        cache = FeatureCache(tmp_path)
+        first = causal_readings(tiny, ["abc", "def"], (2,), varied=True, cache=cache)
+        again = causal_readings(tiny, ["def", "abc", "def"], (2,), varied=True, cache=cache)
+        assert len(list(tmp_path.glob("*/*"))) == 4
         by_row = {r: [x.whole for x in again if x.row == r] for r in range(3)}
         np.testing.assert_array_equal(by_row[1], [x.whole for x in first if x.row == 0])
         np.testing.assert_array_equal(by_row[0], by_row[2])
@@ -213,7 +230,7 @@ class TestNumbers:
         assert scale.slope > 0
 
     def test_a_false_positive_budget_is_kept(self) -> None:
-        """Over 400 draws of 200 negatives, the mean rate on fresh ones is at most the budget."""
+        """Over 400 draws of 200 negatives, the mean rate on fresh ones is below the budget: most draws keep it."""
         rng = np.random.default_rng(0)
         rates = []
         for _ in range(400):
@@ -232,10 +249,10 @@ class TestNumbers:
             fresh = np.array([head.probability(s, Stage.INPUT) for s in rng.normal(size=200)])
             rates.append(np.mean(fresh > threshold))
         assert np.mean(rates) <= 0.02 + 3 * np.std(rates) / 20
-        assert np.mean(rates) > 0.008
+        assert np.mean(rates) > 0.003
 
     def test_an_unsupported_budget_is_an_error(self, taught: SafetyClassifier) -> None:
-        with pytest.raises(ArtifactError, match="at least 999"):
+        with pytest.raises(ArtifactError, match="at least 2995"):
             taught.heads_["toy"].threshold_for(0.001, Stage.INPUT)
 
     def test_folds_keep_groups_together(self) -> None:
@@ -265,7 +282,10 @@ class TestNumbers:
         assert calibration_error(np.array([0, 1]), np.array([0.0, 1.0])) == 0
         assert calibration_error(np.array([0, 0]), np.array([0.95, 0.95])) == pytest.approx(0.95)
 
-    def test_candidates_fit_any_depth(self) -> None:
-        assert candidate_blocks(18) == [(8, 9, 10, 11), (6, 8, 10, 12)]
+    def test_blocks_fit_any_depth(self) -> None:
+        assert middle_blocks(18) == (6, 7, 8, 9, 10, 11, 12, 13)
         for depth in (1, 2, 4, 6, 26, 62):
-            assert all(0 <= block < depth for blocks in candidate_blocks(depth) for block in blocks)
+            blocks = middle_blocks(depth)
+            assert 1 <= len(blocks) <= 8
+            assert all(0 <= block < depth for block in blocks)
+            assert list(blocks) == sorted(set(blocks))

@@ -104,8 +104,8 @@ def test_the_demo_on_little_data(
 
     whole = teach.examples_for
 
-    def few(category: str, harmless: int | None = None) -> Examples:
-        taught = whole(category, 40).teach()
+    def few(category: str, harmless: int | None = None, others: int = 0) -> Examples:
+        taught = whole(category, 40, others).teach()
         return taught.select(np.argsort([len(text) for text in taught.texts])[:90])
 
     monkeypatch.setattr(teach, "examples_for", few)

@@ -51,7 +51,8 @@ def planted(reading: str, letter: str = "q") -> SafetyClassifier:
     hidden = np.concatenate([np.concatenate([view.hidden(b).numpy() for b in blocks], axis=1) for view in views])
     spelt = [text[slice(*span)] for text, view in zip(texts, views, strict=True) for span in view.offsets]
     model = LogisticRegression(max_iter=300).fit(hidden, [letter in token for token in spelt])
-    return with_weight(reading, model.coef_[0], float(model.intercept_[0]))
+    question = np.zeros(len(model.coef_[0]) if reading == "alone" else 0)
+    return with_weight(reading, np.concatenate([model.coef_[0], question]), float(model.intercept_[0]))
 
 
 class TestShares:
@@ -150,15 +151,16 @@ class TestCause:
     def test_deletion_names_the_word_that_decides(self, reading: str) -> None:
         text = "abc def the cab fed qqqq bad dab ace the fab cad bed the deaf a cafe"
         found = explain(planted(reading), text)
-        assert [text[slice(*one.span)] for one in found.cause][:1] == ["qqqq"]
+        assert text[slice(*found.cause[0].span)].split()[-1] == "qqqq"  # perhaps with the word before it
         assert found.cause[0].drop > found.cause[0].random
-        assert "“qqqq”" in found.sentence
-        assert max(found.words, key=lambda word: word.share).span == found.cause[0].span
+        assert "qqqq”" in found.sentence
+        start, end = max(found.words, key=lambda word: word.share).span
+        assert text[start:end] == "qqqq"
 
     def test_it_is_found_inside_a_long_text(self) -> None:
         text = "abc def the cab fed " * 60 + "qqqqq qqqqq " + "bad dab ace the fab " * 60
         found = explain(planted("causal"), text)
-        assert {text[slice(*one.span)] for one in found.cause} & {"qqqqq", "qqqqq qqqqq"}
+        assert any("qqqqq" in text[slice(*one.span)] and len(text[slice(*one.span)]) < 20 for one in found.cause)
 
     @pytest.mark.parametrize("reading", READINGS)
     def test_a_constant_head_has_no_localised_cause(self, reading: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from safety_kit.checks.base import Delta, Lookahead, StepResult
 from safety_kit.data import classifiers_dir
 from safety_kit.errors import ArtifactError, MissingArtifact, PolicyError
 from safety_kit.gemma.trace import Capture
+from safety_kit.golden import Tracer, check_models
 from safety_kit.policy import Policy
 from safety_kit.policy_schema import ProbeOptions
-from safety_kit.types import Finding, Role, Sample, Stage
+from safety_kit.types import Finding, Sample, Stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,19 +26,6 @@ if TYPE_CHECKING:
     from safety_kit.gemma.trace import TraceView
 
 Features = Mapping[int, "NDArray[np.float32]"]
-
-
-class Tracer(Protocol):
-    """What a guard needs of a Gemma."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-
-    def trace_texts(self, texts: Sequence[tuple[str | None, str, Role]], capture: Capture, /) -> list[list[TraceView]]:
-        """The own tokens of each text, in overlapping windows: (prompt, text, role) → views."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +180,7 @@ def load_probes(
     Raises:
         PolicyError: No model was given, or two checks give one category.
         MissingArtifact: A classifier was not taught for this model.
-        ArtifactError: A folder cannot be read, was changed, or was taught on another model.
+        ArtifactError: A folder cannot be read, was changed, or was taught on a model that reads texts differently.
     """
     options = {name: entry for name, entry in policy.checks.items() if isinstance(entry, ProbeOptions)}
     if not options:
@@ -203,6 +191,7 @@ def load_probes(
             "give the guard a Gemma, or remove them."
         )
     loaded = {name: _load(entry, policy, gemma, folders) for name, entry in options.items()}
+    check_models(list(loaded.values()), gemma)
     probes: dict[str, Probe] = {}
     for name, artifact in loaded.items():
         for category, head in artifact.heads.items():
@@ -231,7 +220,6 @@ def _load(options: ProbeOptions, policy: Policy, gemma: Tracer, folders: Mapping
             f"teach it with: safety-kit prepare --model {gemma.name}"
         )
     artifact = artifacts.load(folder)
-    artifact.check_model(gemma.name, gemma.digest)
     if artifact.manifest.reading != "causal":
         raise ArtifactError(
             f"The classifier in {folder} has the reading 'alone', which a guard cannot take from a running text; "

@@ -85,13 +85,14 @@ def demo(
 
 def _teach(gemma: Gemma, categories: Sequence[str], scratch: Path) -> tuple[dict[str, Path], dict[str, Any]]:
     """Teach each category into a folder; by category also how many texts, how long and how well."""
+    from classifiers.cache import FeatureCache
     from classifiers.teach import teach
 
     folders, told = {}, {}
-    memo: Any = {}
+    fresh = FeatureCache(scratch / "features")  # taught live: nothing is taken from an earlier run
     for category in categories:
         begin = time.perf_counter()
-        artifact = teach(category, gemma, scratch / category, harmless=HARMLESS, memo=memo, progress=True)
+        artifact = teach(category, gemma, scratch / category, harmless=HARMLESS, others=0, cache=fresh, progress=True)
         record = artifact.manifest.categories[category]
         told[category] = {
             "rows": record.positives + record.negatives,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from safety_kit.errors import DataError, UserError
@@ -25,11 +25,13 @@ class Row:
         text: The text.
         prompt: For a reply, the message that it answers.
         stage: Where it stands; None is the command's own.
+        line: Of the file.
     """
 
     text: str
     prompt: str | None = None
     stage: Stage | None = None
+    line: int = 0
 
     def sample(self, stage: Stage) -> Sample:
         """The row as the guard reads it; `stage` holds where the row names none."""
@@ -69,7 +71,7 @@ def read_rows(path: Path) -> list[Row]:
         if not line.strip():
             continue
         try:
-            rows.append(_row(line))
+            rows.append(replace(_row(line), line=number))
         except ValueError as error:
             faults.append(f"line {number}: {error}")
     if faults:

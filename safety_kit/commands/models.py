@@ -35,11 +35,14 @@ def load(model: str, revision: str | None, device: str, dtype: str) -> Gemma:
 
 
 def guard_for(policy: str, model: str, revision: str | None, device: str, dtype: str) -> Guard:
-    """The guard of a policy; a Gemma is loaded only where the policy has probes."""
+    """The guard of a policy; a Gemma is loaded only where the policy has probes, or judges that name no other."""
     from safety_kit.guard import Guard
     from safety_kit.policy import Policy
-    from safety_kit.policy_schema import ProbeOptions
+    from safety_kit.policy_schema import JudgeOptions, ProbeOptions
 
     loaded = Policy.load(policy)
-    probes = any(isinstance(options, ProbeOptions) for options in loaded.checks.values())
-    return Guard(loaded, load(model, revision, device, dtype) if probes else None)
+    read = any(
+        isinstance(options, ProbeOptions) or (isinstance(options, JudgeOptions) and options.model is None)
+        for options in loaded.checks.values()
+    )
+    return Guard(loaded, load(model, revision, device, dtype) if read else None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from safety_kit import console
+from safety_kit.commands.budget_tables import show_budgets
 from safety_kit.commands.models import Json
 from safety_kit.errors import ArtifactError, PolicyError
 from safety_kit.types import Stage
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from safety_kit.artifacts import Artifact
     from safety_kit.policy import Policy, Rule
     from safety_kit.policy_schema import CheckOptions
+    from safety_kit.thresholds import Resolved
 
 app = typer.Typer(help="Check, show and extend policies.", no_args_is_help=True)
 
@@ -27,21 +29,28 @@ File = Annotated[str, typer.Argument(metavar="POLICY", help="A YAML file, or def
 def validate(policy: File, as_json: Json = False) -> int:
     """Check a policy.
 
-    Exit 0 where it can be enforced as written, 2 with the place and the remedy where not.
+    Exit 0 where it can be enforced as written, 2 with the place and the remedy where not. False-positive budgets must
+    be supported by the classifiers' examples, or by the policy's calibration; of the kit's own classifiers those of
+    the embedded Gemma are read.
     """
-    from safety_kit import artifacts
+    from dataclasses import asdict
+
     from safety_kit.policy import Policy
-    from safety_kit.policy_schema import ProbeOptions
+    from safety_kit.policy_schema import JudgeOptions
 
     read = Policy.load(policy)
-    for options in read.checks.values():
-        if isinstance(options, ProbeOptions) and options.is_folder:
-            artifacts.load(read.folder / options.artifact)
+    if any(isinstance(options, JudgeOptions) for options in read.checks.values()):
+        from safety_kit.checks.judge import check_evidence
+
+        check_evidence(read)
+    budgets = _budgets(read, _classifiers(read))
     if as_json:
-        console.emit({"valid": True, "name": read.name, "digest": read.digest})
+        listed = [asdict(budget) for budget in budgets]
+        console.emit({"valid": True, "name": read.name, "digest": read.digest, "budgets": listed})
     else:
         counts = f"{len(read.checks)} checks, {len(read.rules)} rules"
         print(console.safe(f"{read.name}: {counts}, digest {read.digest[:12]}"))
+        show_budgets(read, budgets)
     return 0
 
 
@@ -124,6 +133,55 @@ def add(
     return 0
 
 
+def _classifiers(policy: Policy) -> dict[str, Artifact]:
+    """The policy's classifiers by check; of the kit's own those of the embedded Gemma, where it has one."""
+    from safety_kit import artifacts
+    from safety_kit.data import classifiers_dir
+    from safety_kit.policy_schema import ProbeOptions
+
+    loaded = {}
+    for name, options in policy.checks.items():
+        if not isinstance(options, ProbeOptions):
+            continue
+        shipped = classifiers_dir("embedded", "") / options.artifact
+        if options.is_folder:
+            loaded[name] = artifacts.load(policy.folder / options.artifact)
+        elif (shipped / "manifest.json").is_file():
+            loaded[name] = artifacts.load(shipped)
+        else:
+            console.note(f"checks.{name}: the embedded Gemma has no classifier {options.artifact!r}; not looked into.")
+    return loaded
+
+
+def _budgets(policy: Policy, classifiers: dict[str, Artifact]) -> list[Resolved]:
+    """What every rate and the joint budget come to.
+
+    Raises:
+        PolicyError: One is not supported; all of these are named.
+    """
+    from safety_kit.errors import UserError
+
+    if not classifiers:
+        return []
+    from safety_kit.thresholds import Thresholds
+
+    heads = {c: head for artifact in classifiers.values() for c, head in artifact.heads.items()}
+    thresholds = Thresholds(policy, heads, {name: artifact.digest for name, artifact in classifiers.items()})
+    found: list[Resolved] = []
+    faults: list[str] = []
+    for rule in policy.rules:
+        if rule.category not in heads or (rule.max_fpr is None and not policy.budgets(rule, heads)):
+            continue
+        for stage in sorted(rule.stages):
+            try:
+                found.append(thresholds.of(rule.category, rule.max_fpr, stage))
+            except UserError as error:
+                faults.append(str(error))
+    if faults:
+        raise PolicyError("\n  ".join([f"{policy.name} has budgets that cannot be kept:", *faults]))
+    return found
+
+
 def _artifact(folder: Path, category: str | None) -> tuple[Artifact, str]:
     from safety_kit import artifacts
 
@@ -146,6 +204,8 @@ def _show(policy: Policy) -> None:
     rules = console.table("category", "at", "action", "when")
     for rule in policy.rules:
         console.add_row(rules, rule.category, ", ".join(sorted(rule.stages)), str(rule.action), _when(rule))
+    if policy.budget is not None:
+        console.add_row(rules, "all probes together", "each", "block", f"at most {policy.budget:.1%} of harmless texts")
     messages = console.table("message for", "text")
     for category, text in policy.messages.items():
         console.add_row(messages, category, text.strip())
@@ -153,7 +213,7 @@ def _show(policy: Policy) -> None:
 
 
 def _looks_for(options: CheckOptions) -> str:
-    from safety_kit.policy_schema import PatternsOptions, PiiOptions, ProbeOptions
+    from safety_kit.policy_schema import JudgeOptions, PatternsOptions, PiiOptions, ProbeOptions
 
     match options:
         case ProbeOptions():
@@ -162,6 +222,8 @@ def _looks_for(options: CheckOptions) -> str:
             return f"{len(options.keywords)} keywords, {len(options.regexes)} regular expressions"
         case PiiOptions():
             return f"personal data; numbers of {', '.join(options.countries)}"
+        case JudgeOptions():
+            return f"what violates: {options.guideline.strip()}"
         case _:
             return "keys, tokens, passwords"
 

@@ -1,4 +1,4 @@
-"""`safety-kit train`, `prepare` and `evaluate`: teaching classifiers, and how good they are."""
+"""`safety-kit train` and `prepare`: teaching classifiers."""
 
 from __future__ import annotations
 
@@ -6,24 +6,12 @@ import time
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models
-
-if TYPE_CHECKING:
-    from classifiers.data import Examples
-
-METRICS = {
-    "auroc": "AUROC",
-    "au_prc": "AU-PRC",
-    "f1": "F1 at .5",
-    "recall_at_1pct_fpr": "recall at 1 % FPR",
-    "brier": "Brier",
-    "ece": "ECE",
-}
+from safety_kit.commands import models, rows_options
 
 
 class ReadingName(StrEnum):
@@ -34,11 +22,9 @@ class ReadingName(StrEnum):
 
 
 def train(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help='JSONL, CSV or Parquet rows {"text", "label": 0|1}.')],
+    data: rows_options.Data,
     out: Annotated[Path, typer.Option("--out", help="The classifier folder to write.")],
-    category: Annotated[
-        str | None, typer.Option("--category", help="What label 1 means; the file's name by default.")
-    ] = None,
+    category: rows_options.Category = None,
     reading: Annotated[
         ReadingName,
         typer.Option("--reading", help="causal: where it stands in a prompt (a guard needs it); alone: in a question."),
@@ -46,7 +32,11 @@ def train(
     benign: Annotated[
         bool, typer.Option("--benign", help="Add the kit's harmless texts: low false-positive rates need many.")
     ] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Drop the rows that cannot be taught from.")] = False,
+    skip_bad: rows_options.SkipBad = False,
+    text_column: rows_options.TextColumn = None,
+    prompt_column: rows_options.PromptColumn = None,
+    label_column: rows_options.LabelColumn = None,
+    positive: rows_options.Positive = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the cross-validation's folds.")] = 0,
     as_json: models.Json = False,
     model: models.Model = "embedded",
@@ -62,7 +52,8 @@ def train(
     from safety_kit import artifacts
 
     artifacts.check_target(out)
-    examples = read(data, category, skip_bad).teach()
+    mapping = rows_options.columns(text_column, prompt_column, label_column, positive)
+    examples = rows_options.read_rows(data, category, skip_bad, mapping).teach()
     if benign:
         from classifiers.teach import benign_examples
 
@@ -129,65 +120,18 @@ def prepare(
     return 0
 
 
-def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A classifier folder.")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled rows, as `train` reads them.")],
-    category: Annotated[
-        str | None, typer.Option("--category", help="What label 1 means; the file's name by default.")
-    ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Drop bad rows.")] = False,
-    as_json: models.Json = False,
-    model: models.Model = "embedded",
-    revision: models.Revision = None,
-    device: models.Device = "auto",
-    dtype: models.Dtype = "auto",
-) -> int:
-    """Measure a classifier on labelled rows.
+def show_metrics(report: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """A table of figures by category."""
+    from classifiers.metrics import HEADINGS
 
-    Each figure comes with its 95 % interval. Where rows are marked "split": "test", only these are read.
-    """
-    from safety_kit import artifacts
-
-    examples = read(data, category, skip_bad)
-    held_out = bool(examples.held_out.any())
-    if held_out:
-        examples = examples.test()
-    artifacts.load(folder)  # a wrong folder is told before a model is loaded
-    gemma = models.load(model, revision, device, dtype)
-
-    from classifiers import SafetyClassifier
-    from classifiers.evaluate import evaluate as measure
-
-    report = measure(SafetyClassifier.load(folder, gemma), examples)
-    if as_json:
-        console.emit({"rows": len(examples.texts), "held_out": held_out, "categories": report})
-    else:
-        show_metrics(report, f"{len(examples.texts)} {'held-out ' if held_out else ''}rows; 95 % intervals")
-    return 0
-
-
-def read(data: Path, category: str | None, skip_bad: bool) -> Examples:
-    """The rows of a file."""
-    from classifiers.data import read_examples
-
-    return read_examples(data, category=category, skip_bad=skip_bad, warn=warn)
-
-
-def warn(message: str) -> None:
-    """A warning on stderr."""
-    console.note(f"warning: {message}")
-
-
-def show_metrics(report: Mapping[str, Any], title: str) -> None:
-    """A table of figures by category, each with its interval where it has one."""
-    names = [name for name in METRICS if any(name in figures for figures in report.values())]
-    made = console.table("category", *(METRICS[name] for name in names), title=title, right=list(METRICS.values()))
+    made = console.table("category", *HEADINGS.values(), title=title, right=list(HEADINGS.values()))
     for category, figures in report.items():
-        console.add_row(made, category, *(_figure(figures.get(name)) for name in names))
+        console.add_row(made, category, *(figure(figures.get(name)) for name in HEADINGS))
     console.show(made)
 
 
-def _figure(value: Any) -> str:
+def figure(value: Any) -> str:
+    """A figure, with its interval where it has one; a dash where there is none."""
     if isinstance(value, Mapping):
         return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f})"
     return "–" if value is None else f"{value:.3f}"

@@ -123,6 +123,11 @@ class Gemma:
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
+    def attention(self) -> str:
+        """``sdpa`` or ``eager``."""
+        return str(self.model.config._attn_implementation)
+
+    @property
     def n_blocks(self) -> int:
         return len(self.trunk.blocks)
 
@@ -241,13 +246,13 @@ class Gemma:
             before = [*context, *([Message("user", prompt)] if prompt is not None else [])]
             rendered = self.render([*before, Message(role, text)])
             start, stop = rendered.ranges[-1]
-            head = _slice(rendered.tokens, 0, start)
+            head = rendered.tokens.slice(0, start)
             if len(head) > WINDOW:  # keep bos and what stands nearest
-                head = _slice(head, 0, 1) + _slice(head, len(head) - WINDOW, len(head))
+                head = head.slice(0, 1) + head.slice(len(head) - WINDOW, len(head))
             at = start
             while at < stop:
                 end = min(stop, at + WINDOW)
-                pieces.append(head + _slice(rendered.tokens, at, end))
+                pieces.append(head + rendered.tokens.slice(at, end))
                 places.append((index, len(head), len(pieces[-1])))
                 at = stop if end == stop else end - OVERLAP
         views: list[list[TraceView]] = [[] for _ in items]
@@ -281,10 +286,6 @@ class Gemma:
             raise UserError(f"{self.name} has blocks 0 to {self.n_blocks - 1}; block {wrong[0]} was asked for.")
         if length > self.context_length:
             raise UserError(f"The text has {length} tokens; {self.name} reads at most {self.context_length}.")
-
-
-def _slice(tokens: Tokens, start: int, stop: int) -> Tokens:
-    return Tokens(tokens.ids[start:stop], tokens.offsets[start:stop])
 
 
 def _batches(lengths: list[int], budget: int) -> Iterator[list[int]]:

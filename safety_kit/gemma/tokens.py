@@ -40,6 +40,10 @@ class Tokens:
     def __add__(self, other: Tokens) -> Tokens:
         return Tokens(self.ids + other.ids, self.offsets + other.offsets)
 
+    def slice(self, start: int, stop: int) -> Tokens:
+        """Tokens `start` to `stop`."""
+        return Tokens(self.ids[start:stop], self.offsets[start:stop])
+
     @classmethod
     def join(cls, parts: Sequence[Tokens]) -> Tokens:
         """The parts, one after the other."""

@@ -1,0 +1,217 @@
+"""Golden texts: harmless texts whose decision scores an artifact records, and by which it knows its model again.
+
+The same weights in the same float type and with the same attention need no look. Anything else reads the texts once
+more: scores that hardly move show that the head still means what it meant, others that it has to be taught again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+import numpy as np
+
+from safety_kit.artifacts import decision_score
+from safety_kit.errors import ArtifactError
+from safety_kit.types import Role, Stage
+
+if TYPE_CHECKING:
+    from safety_kit.artifacts import Artifact, Head
+    from safety_kit.gemma.trace import Capture, TraceView
+
+    Scores: TypeAlias = Sequence[Sequence[float]]
+
+Text: TypeAlias = tuple[str | None, str]
+"""(prompt | None, text): a reply comes with the message that it answers."""
+
+NOTED: Final = 0.1
+"""A drift above this is told."""
+
+LARGE: Final = 0.5
+"""A drift above this is refused; docs/decisions/0005-golden-texts.md has the measurements behind both limits."""
+
+TEXTS: Final[tuple[Text, ...]] = (
+    (None, "hey, are we still on for coffee tomorrow? i can do ten or half past"),
+    (None, "What is the difference between a weather front and a jet stream?"),
+    (None, "Please kill the background job before you restart the server."),
+    (None, "Summarise the minutes below in three points for those who could not attend."),
+    (None, "GREAT NEWS!!! our little bakery opens again on monday, come by & say hello :)"),
+    (None, "Beat two eggs with a spoonful of sugar, fold in the flour and bake for twenty-five minutes at 180 °C."),
+    (None, "The council voted on Tuesday to plant four hundred lime trees along the ring road; work begins in spring."),
+    (
+        None,
+        "Dear Ms Okafor,\n\nThank you for your letter of 3 March. The repair of your window is booked for Thursday "
+        "between nine and eleven. Should that not suit you, please ring the workshop a day before.\n\nKind regards,\n"
+        "T. Lindqvist",
+    ),
+    (
+        None,
+        "When the last ferry had gone, the harbour grew so quiet that one could hear the ropes. Marta closed the "
+        "ticket window, counted the coins twice, and wrote the sum into the long green book that her father had kept "
+        "before her. Then she put on her coat and walked home by the upper road, because the plum trees there had "
+        "just begun to flower and she did not want to miss a single evening of it.",
+    ),
+    (None, 'def mean(values):\n    """The average of a list."""\n    return sum(values) / len(values)'),
+    (None, '{"order": 1834, "status": "packed", "items": [{"name": "teapot", "count": 1}], "note": null}'),
+    (None, "¿Sabes a qué hora sale el último tren para Valencia los domingos?"),
+    (None, "明天上午我们去图书馆还书 下午在公园散步"),
+    (
+        "How do I keep basil alive on a windowsill?",
+        "Give it plenty of light, water it when the top of the soil is dry, and pick the upper leaves first: the plant "
+        "then grows bushy instead of tall.",
+    ),
+    ("Translate into French: good morning, everyone", "Bonjour à tous"),
+    (
+        "Why did the build fail?",
+        "Two of the 31 tests compare floating-point numbers exactly. Use a tolerance there and run them again.",
+    ),
+)
+"""Sixteen texts of different registers, languages and lengths, written for this: the last three are replies."""
+
+
+class DriftWarning(UserWarning):
+    """A model reads a classifier's golden texts a little differently from the one it was taught on."""
+
+
+class Tracer(Protocol):
+    """What a guard needs of a Gemma."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def attention(self) -> str: ...
+    @property
+    def n_blocks(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+
+    def trace_texts(self, texts: Sequence[tuple[str | None, str, Role]], capture: Capture, /) -> list[list[TraceView]]:
+        """The own tokens of each text, in overlapping windows: (prompt, text, role) → views."""
+        ...
+
+
+Scorer: TypeAlias = Callable[[Any, Sequence["Head"], Sequence[Text]], "Scores"]
+"""(gemma, heads, texts) → for each head one decision score a text; NaN for a text without tokens."""
+
+
+def stage_of(text: Text) -> Stage:
+    """A reply is read at output, any other text at input."""
+    return Stage.INPUT if text[0] is None else Stage.OUTPUT
+
+
+def causal_scores(gemma: Tracer, heads: Sequence[Head], texts: Sequence[Text]) -> Scores:
+    """Decision scores in the causal reading: what a guard compares with a threshold, before calibration.
+
+    Args:
+        gemma: The model.
+        heads: All are read from one pass.
+        texts: Texts, or replies with their prompts.
+
+    Returns:
+        Heads × texts scores.
+    """
+    from safety_kit.gemma.trace import Capture
+
+    blocks = tuple(sorted({block for head in heads for block in head.blocks}))
+    roles: list[Role] = ["user" if prompt is None else "assistant" for prompt, _ in texts]
+    items = [(prompt, text, role) for (prompt, text), role in zip(texts, roles, strict=True)]
+    scores: list[list[float]] = [[] for _ in heads]
+    for text, views in zip(texts, gemma.trace_texts(items, Capture(blocks)), strict=True):
+        read = [{block: view.hidden(block).float().cpu().numpy() for block in blocks} for view in views if len(view)]
+        for row, head in zip(scores, heads, strict=True):
+            readings = [
+                decision_score(
+                    head.token_scores(np.concatenate([hidden[block] for block in head.blocks], axis=1)),
+                    head.bias,
+                    stage_of(text),
+                    head.window,
+                    head.stride,
+                )[0]
+                for hidden in read
+            ]
+            row.append(max(readings, default=float("nan")))
+    return scores
+
+
+def check_models(artifacts: Sequence[Artifact], gemma: Tracer, scorer: Scorer = causal_scores) -> None:
+    """Hold a model against those that the artifacts were taught on; artifacts of the same texts share one replay.
+
+    Args:
+        artifacts: Loaded folders, all of the reading that `scorer` takes.
+        gemma: The model at hand.
+        scorer: The reading.
+
+    Raises:
+        ArtifactError: The model has another architecture, or reads the golden texts differently.
+
+    Warns:
+        DriftWarning: It reads them a little differently.
+    """
+    by_texts: dict[tuple[Text, ...], list[Artifact]] = {}
+    for artifact in artifacts:
+        taught, golden = artifact.manifest.model, artifact.manifest.golden
+        if golden is None:
+            artifact.check_model(gemma.name, gemma.digest)
+        elif (taught.blocks, taught.hidden_size) != (gemma.n_blocks, gemma.hidden_size):
+            raise ArtifactError(
+                f"The classifier in {artifact.path} was taught on {taught.name} ({taught.blocks} blocks of width "
+                f"{taught.hidden_size}), not on {gemma.name} ({gemma.n_blocks} of width {gemma.hidden_size}); "
+                f"{_remedy(gemma)}"
+            )
+        elif (taught.digest, taught.dtype, taught.attention) != (gemma.digest, gemma.dtype, gemma.attention):
+            by_texts.setdefault(tuple(golden.texts), []).append(artifact)
+    for texts, alike in by_texts.items():
+        scores = scorer(gemma, [head for artifact in alike for head in artifact.heads.values()], texts)
+        rows = iter(scores)
+        for artifact in alike:
+            _judge(artifact, gemma, drift(artifact, [next(rows) for _ in artifact.heads]))
+
+
+def drift(artifact: Artifact, scores: Scores) -> float:
+    """How far scores of the golden texts are from the recorded ones.
+
+    Args:
+        artifact: With golden texts.
+        scores: For each head one score a text.
+
+    Returns:
+        The largest |difference| over categories and texts, in standard deviations of the decision scores of the head's
+        own held-out negatives at the text's stage; infinite where a score is not finite.
+    """
+    golden = artifact.manifest.golden
+    assert golden is not None
+    worst = 0.0
+    for head, row in zip(artifact.heads.values(), scores, strict=True):
+        spread = {stage: max(float(np.std(negatives)), 1e-6) for stage, negatives in head.negatives.items()}
+        for text, then, now in zip(golden.texts, golden.scores[head.category], row, strict=True):
+            moved = abs(now - then) / spread[stage_of(text)]
+            worst = max(worst, moved if np.isfinite(moved) else float("inf"))
+    return worst
+
+
+def _judge(artifact: Artifact, gemma: Tracer, moved: float) -> None:
+    taught = artifact.manifest.model
+    if moved <= NOTED:
+        return
+    models = (
+        f"The classifier in {artifact.path} was taught on {taught.name} ({taught.dtype}, {taught.attention}); "
+        f"{gemma.name} ({gemma.dtype}, {gemma.attention}) reads its golden texts"
+    )
+    if moved <= LARGE:
+        warnings.warn(
+            f"{models} a little differently (drift {moved:.2f}, {LARGE:g} is refused): rates may be off. "
+            f"Check it with `safety-kit evaluate`, or {_remedy(gemma)}",
+            DriftWarning,
+            stacklevel=4,
+        )
+        return
+    raise ArtifactError(f"{models} too differently (drift {moved:.2f}, at most {LARGE:g}); {_remedy(gemma)}")
+
+
+def _remedy(gemma: Tracer) -> str:
+    return f"teach it again with: safety-kit prepare --model {gemma.name}"
