@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from classifiers.data import Examples, read_examples
     from classifiers.fit import SafetyClassifier
     from classifiers.teach import teach_missing
+    from classifiers.zero_shot import PolicyOnly
 
-__all__ = ["Examples", "SafetyClassifier", "read_examples", "teach_missing"]
+__all__ = ["Examples", "PolicyOnly", "SafetyClassifier", "read_examples", "teach_missing"]
 
 _HOMES = {
     "Examples": "classifiers.data",
+    "PolicyOnly": "classifiers.zero_shot",
     "SafetyClassifier": "classifiers.fit",
     "read_examples": "classifiers.data",
     "teach_missing": "classifiers.teach",
