@@ -146,8 +146,8 @@ class SetFit:
     """SetFit (Tunstall et al. 2022) on the same MiniLM, its defaults: one epoch of contrastive pairs, then LR."""
 
     name: str = "SetFit (MiniLM)"
-    draws: int = 3
-    sizes: tuple[int | str, ...] | None = (8, 16, 32)
+    draws: int = 2
+    sizes: tuple[int | str, ...] | None = (8, 32)
 
     def teach(self, examples: Split, question: str) -> None:
         from datasets import Dataset
