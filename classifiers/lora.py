@@ -167,6 +167,14 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         np.maximum.at(scores, row, found)
         return scores
 
+    @property
+    def categories_(self) -> tuple[str, ...]:
+        return (self.category,)
+
+    def category_probabilities(self, X: Sequence[Text]) -> NDArray[np.float64]:
+        """n x 1 calibrated probabilities."""
+        return self.predict_proba(X)[:, 1:]
+
     def predict_proba(self, X: Sequence[Text]) -> NDArray[np.float64]:
         """n x 2 (no, yes), calibrated, for a prevalence of one half; a text without tokens holds nothing."""
         p = _probability(self.calibration_, self.decision_function(X))

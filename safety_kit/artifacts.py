@@ -287,6 +287,25 @@ def check_target(path: Path) -> None:
         raise ArtifactError(f"{path} exists and is no classifier folder; name another one.")
 
 
+def kind_of(path: Path | str) -> str | None:
+    """What a classifier folder says it holds: ``linear-probe``, ``lora``; None where it does not say."""
+    try:
+        manifest = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return str(manifest["kind"]) if isinstance(manifest, dict) and "kind" in manifest else None
+
+
+def check_folder(path: Path | str) -> None:
+    """Refuse a folder that holds no classifier before minutes go into loading a model.
+
+    Raises:
+        ArtifactError: It is missing, or a head that cannot be read; an adapter is checked when it is loaded.
+    """
+    if kind_of(path) != "lora":
+        load(path)
+
+
 def load(path: Path | str) -> Artifact:
     """Read and check an artifact folder.
 
