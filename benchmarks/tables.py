@@ -33,7 +33,8 @@ def table(name: str) -> str:
 def contenders(result: dict[str, Any]) -> list[str]:
     """The benchmark of classifiers: quality and cost of one artifact in one reading stand in one row."""
     lines = [
-        "| examples | contender | AU-PRC | over draws | AUROC | F1 | recall at 1 % FPR | ECE | s to teach | ms a text | MB |",
+        "| examples | contender | AU-PRC | over draws | AUROC | F1 | recall at 1 % FPR | ECE "
+        "| s to teach | ms a text | MB |",
         "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in result["table"]:
