@@ -28,6 +28,7 @@ from classifiers.features import (
     texts_of,
 )
 from classifiers.golden import check_model, record_golden
+from classifiers.model import NeedsGemma
 from safety_kit import __version__, artifacts
 from safety_kit.artifacts import Artifact
 from safety_kit.data import classifiers_dir
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from classifiers.features import Floats, Text
 
 
-class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class SafetyClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A calibrated few-shot classifier on frozen Gemma activations.
 
     Args:
@@ -126,13 +127,6 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.data_digest_ = _digest([*texts, labels.tobytes().hex()])
         self.seconds_ = time.perf_counter() - begin
         return self
-
-    @property
-    def model_(self) -> Gemma:
-        """The model, loaded when it was named."""
-        if not isinstance(self.gemma, Gemma):
-            self.gemma = Gemma.load(self.gemma)
-        return self.gemma
 
     def category_probabilities(self, X: Sequence[Text]) -> NDArray[np.float64]:
         """n x categories calibrated probabilities: at input for texts, at output for (prompt, text) pairs.

@@ -20,6 +20,7 @@ from classifiers.features import default_question, texts_of
 from classifiers.heads import make_folds
 from classifiers.lora_objectives import HeadObjective, WordObjective, all_scores, encode, set_tensors
 from classifiers.lora_train import Plan, Training
+from classifiers.model import NeedsGemma
 from safety_kit import __version__
 from safety_kit.artifacts import Calibration
 from safety_kit.errors import ArtifactError, DataError, UserError
@@ -40,7 +41,7 @@ LEAST = 10
 DROPOUT = 0.1
 
 
-class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A LoRA adapter on a Gemma's lower blocks, early stopped and calibrated on a held-out part of its examples.
 
     The Gemma stays as it is. A text is read alone, in a question, after the prompt that it answers.
@@ -139,13 +140,6 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.counts_ = int(labels.sum()), int(len(labels) - labels.sum())
         self.seconds_ = time.perf_counter() - begin
         return self
-
-    @property
-    def model_(self) -> Gemma:
-        """The model, loaded when it was named."""
-        if not isinstance(self.gemma, Gemma):
-            self.gemma = Gemma.load(self.gemma)
-        return self.gemma
 
     @property
     def question_(self) -> str:
