@@ -147,7 +147,7 @@ class SetFit:
 
     name: str = "SetFit (MiniLM)"
     draws: int = 2
-    sizes: tuple[int | str, ...] | None = (8, 32)
+    sizes: tuple[int | str, ...] | None = (32,)
 
     def teach(self, examples: Split, question: str) -> None:
         from datasets import Dataset
