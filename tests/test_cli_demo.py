@@ -105,8 +105,10 @@ def test_the_demo_on_little_data(
     whole = teach.examples_for
 
     def few(category: str, harmless: int | None = None, others: int = 0) -> Examples:
-        taught = whole(category, 40, others).teach()
-        return taught.select(np.argsort([len(text) for text in taught.texts])[:90])
+        taught = whole(category, 80, others).teach()
+        order = np.argsort([len(text) for text in taught.texts])
+        negatives = order[taught.labels[order, 0] == 0][:110]  # the default policy's budget needs 99
+        return taught.select(np.concatenate([order[taught.labels[order, 0] == 1][:30], negatives]))
 
     monkeypatch.setattr(teach, "examples_for", few)
     monkeypatch.setattr(Examples, "test", lambda self: self.select(range(4)))

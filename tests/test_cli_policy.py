@@ -41,7 +41,7 @@ def save_classifier(path: Path, *categories: str, reading: str = "causal", negat
     }
     tensors = {}
     for category in categories:
-        tensors[f"weight.{category}"] = np.ones(4, np.float32)
+        tensors[f"weight.{category}"] = np.ones(8 if reading == "alone" else 4, np.float32)
         for stage in Stage:
             tensors[f"negatives.{stage.value}.{category}"] = np.linspace(-3, 1, negatives, dtype=np.float32)
     artifacts.save(path, manifest, tensors, "card")
