@@ -7,7 +7,8 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help help-all setup demo test test-fast check format bench bench-house classifiers wheel clean
+.PHONY: help help-all setup demo test test-fast check format bench bench-house bench-classifiers bench-lora \
+	bench-contexts bench-languages classifiers wheel clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*[^#]## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +54,19 @@ bench: bench-house ## measure everything the README states
 
 bench-house: $(READY) ### cost of guarding, start-up, scoring, teaching: benchmarks/results/house.json
 	$(PY) -m benchmarks.house $(ARGS)
+
+bench-classifiers: $(READY) ### few-shot recipes side by side on published sets (ARGS="--data FOLDER", --quick)
+	$(PY) -m pip install --quiet -c $(VENV)/constraints.txt -e '.[bench]'
+	$(PY) -m benchmarks.classifiers $(ARGS)
+
+bench-lora: $(READY) ### adapters on Google's ETHOS protocol; hours, resumable (ARGS="--data FOLDER")
+	$(PY) -m benchmarks.lora $(ARGS)
+
+bench-contexts: $(READY) ### the shipped classifiers in ten contexts
+	$(PY) -m benchmarks.contexts $(ARGS)
+
+bench-languages: $(READY) ### taught in English, scored in other languages
+	$(PY) -m benchmarks.languages $(ARGS)
 
 classifiers: $(READY) ## teach the shipped classifiers again, into data/classifiers
 	$(PY) -m classifiers.ship

@@ -63,10 +63,10 @@ def run_draws(contenders: list[Contender], sets: dict[str, BenchSet], draws: int
     targets = dict(TRANSFERS)
     jobs = [
         (one, size, seed, contender)
+        for contender in contenders
         for one in sets.values()
         for size in SIZES
         for seed in range(draws)
-        for contender in contenders
         if seed < contender.draws and (contender.sizes is None or size in contender.sizes)
     ]
     with tqdm(jobs, unit="draw", disable=None) as bar:

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from classifiers import SafetyClassifier
-from classifiers.features import own_question, split_text
+from classifiers.features import default_question, split_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ class Ours:
 
     def teach(self, examples: Split, question: str) -> None:
         self.taught = SafetyClassifier(
-            self.gemma, reading=self.reading, question=own_question(question), cache=self.cache
+            self.gemma, reading=self.reading, question=default_question([question]), cache=self.cache
         ).fit(examples.texts, examples.y)
 
     def score(self, texts: Sequence[Text]) -> Probabilities:
@@ -146,8 +146,8 @@ class SetFit:
     """SetFit (Tunstall et al. 2022) on the same MiniLM, its defaults: one epoch of contrastive pairs, then LR."""
 
     name: str = "SetFit (MiniLM)"
-    draws: int = 3
-    sizes: tuple[int | str, ...] | None = (8, 16, 32)
+    draws: int = 2
+    sizes: tuple[int | str, ...] | None = (8, 32)
 
     def teach(self, examples: Split, question: str) -> None:
         from datasets import Dataset

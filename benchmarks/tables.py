@@ -6,18 +6,20 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.result import RESULTS
 
 ROOT = Path(__file__).parent.parent
-PLACES = {"house": ROOT / "README.md"}
+PLACES = {"house": ROOT / "README.md", "classifiers": ROOT / "README.md"}
 
 
 def table(name: str) -> str:
     """A result file as Markdown."""
     result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     machine = result["machine"]
-    lines = ["| what | median | 95 % interval | goal |", "|---|---|---|---|"]
+    lines = contenders(result) if name == "classifiers" else []
+    lines += ["| what | median | 95 % interval | goal |", "|---|---|---|---|"]
     for one in result["figures"]:
         goal = f"{one['goal']}: {'met' if one['met'] else '**not met**'}" if one["goal"] else ""
         lines.append(
@@ -26,6 +28,39 @@ def table(name: str) -> str:
     versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
     lines += ["", f"Measured {result['date']} on {machine['cores']} cores ({machine['cpu']}); {versions}."]
     return "\n".join(lines)
+
+
+def contenders(result: dict[str, Any]) -> list[str]:
+    """The benchmark of classifiers: quality and cost of one artifact in one reading stand in one row."""
+    lines = [
+        "| examples | contender | AU-PRC | over draws | AUROC | F1 | recall at 1 % FPR | ECE "
+        "| s to teach | ms a text | MB |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in result["table"]:
+        size = row["size"] if isinstance(row["size"], str) else f"{row['size']} a class"
+        cost = result["costs"].get(row["contender"], {}) if row["size"] == 32 else {}
+        figures = [f"{row[name]:.3f}" for name in ("auroc", "f1", "recall_at_1pct_fpr", "ece")]
+        costs = [f"{cost[name]:.3g}" if cost else "" for name in ("seconds to teach", "ms a text", "MB")]
+        spread = f"{row['au_prc_low']:.3f} to {row['au_prc_high']:.3f} ({row['draws']})"
+        cells = [size, row["contender"], f"{row['au_prc']:.3f}", spread, *figures, *costs]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "AU-PRC by set, 32 examples a class; by transfer to a set that was not taught from:", ""]
+    rows = [row for row in result["table"] if row["size"] == 32]
+    moved = {row["contender"]: row["by_set"] for row in result["transfers"] if row["size"] == 32}
+    names = list(dict.fromkeys(name for row in rows for name in row["by_set"]))
+    across = list(dict.fromkeys(name for by_set in moved.values() for name in by_set))
+    lines += ["| contender | " + " | ".join([*names, *across]) + " |", "|---|" + "--:|" * len([*names, *across])]
+    for row in rows:
+        known = row["by_set"] | moved.get(row["contender"], {})
+        cells = [f"{known[name]:.3f}" if name in known else "" for name in [*names, *across]]
+        lines.append(f"| {row['contender']} | " + " | ".join(cells) + " |")
+    lines += ["", "AUROC of the shipped classifiers, taught on none of these sets:", ""]
+    sets = list(next(iter(result["shipped"].values())))
+    lines += ["| classifier | " + " | ".join(sets) + " |", "|---|" + "--:|" * len(sets)]
+    for name, by_set in result["shipped"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{by_set[one]:.2f}" for one in sets) + " |")
+    return [*lines, ""]
 
 
 def main() -> int:

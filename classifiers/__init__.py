@@ -19,14 +19,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from classifiers.data import Examples, read_examples
     from classifiers.fit import SafetyClassifier
+    from classifiers.lora import AdapterClassifier
     from classifiers.teach import teach_missing
     from classifiers.transformer import GemmaFeatures
+    from classifiers.zero_shot import PolicyOnly
 
-__all__ = ["Examples", "GemmaFeatures", "SafetyClassifier", "read_examples", "teach_missing"]
+__all__ = [
+    "AdapterClassifier",
+    "Examples",
+    "GemmaFeatures",
+    "PolicyOnly",
+    "SafetyClassifier",
+    "read_examples",
+    "teach_missing",
+]
 
 _HOMES = {
+    "AdapterClassifier": "classifiers.lora",
     "Examples": "classifiers.data",
     "GemmaFeatures": "classifiers.transformer",
+    "PolicyOnly": "classifiers.zero_shot",
     "SafetyClassifier": "classifiers.fit",
     "read_examples": "classifiers.data",
     "teach_missing": "classifiers.teach",

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifiers.cache import FeatureCache
-    from safety_kit.gemma import Gemma, TraceView
-    from safety_kit.gemma.tokens import Tokens
+    from safety_kit.gemma import Gemma, Tokens, TraceView
     from safety_kit.types import Role
 
     Floats = NDArray[np.float32]
@@ -138,11 +137,6 @@ def texts_of(X: Iterable[Text]) -> list[Text]:
     return texts
 
 
-def own_question(what: str) -> str:
-    """The question of the *alone* reading."""
-    return f"Question: Is there {what} in the text above? Answer Yes or No."
-
-
 def middle_blocks(n_blocks: int) -> tuple[int, ...]:
     """At most eight blocks around the middle of a model, where meaning is read best: 6 to 13 of the embedded 18."""
     first, last = n_blocks // 3, max(n_blocks // 3, n_blocks * 7 // 9 - 1)
@@ -207,6 +201,23 @@ def causal_readings(
     ]
 
 
+def default_question(categories: Sequence[str]) -> str:
+    """The question that asks after categories by their names."""
+    plain = " or ".join(name.replace("_", " ") for name in categories)
+    return f"Question: Is there {plain} in the text above? Answer Yes or No."
+
+
+def question_frame(gemma: Gemma, question: str, prompt: str | None = None) -> tuple[Tokens, Tokens]:
+    """What stands before and after a text that is read alone; a reply stands after its prompt."""
+    vocabulary = gemma.vocabulary
+    before, after = vocabulary.template("<bos>"), vocabulary.content(f"\n\n{question}\nAnswer:")
+    if prompt is None:
+        return before + vocabulary.content("Text:\n"), after
+    asked = vocabulary.content(prompt)
+    last = asked.slice(max(0, len(asked) - ALONE_WINDOW), len(asked))
+    return before + vocabulary.content("Message:\n") + last + vocabulary.content("\n\nReply:\n"), after
+
+
 def alone_readings(
     gemma: Gemma,
     texts: Sequence[Text],
@@ -248,21 +259,11 @@ def alone_pieces(gemma: Gemma, item: Text, question: str) -> list[tuple[Tokens, 
     None for a text without tokens.
     """
     prompt, text = split_text(item)
-    head, own = _alone_head(gemma, prompt), gemma.vocabulary.content(text)
-    suffix = gemma.vocabulary.content(f"\n\n{question}\nAnswer:")
+    head, suffix = question_frame(gemma, question, prompt)
+    own = gemma.vocabulary.content(text)
     step = ALONE_WINDOW - ALONE_OVERLAP
     parts = [own.slice(at, at + ALONE_WINDOW) for at in range(0, max(1, len(own) - ALONE_OVERLAP), step)]
     return [(head + part + suffix, len(head), len(head) + len(part)) for part in parts if len(part)]
-
-
-def _alone_head(gemma: Gemma, prompt: str | None) -> Tokens:
-    vocabulary = gemma.vocabulary
-    begin = vocabulary.template("<bos>")
-    if prompt is None:
-        return begin + vocabulary.content("Text:\n")
-    asked = vocabulary.content(prompt)
-    last = asked.slice(max(0, len(asked) - ALONE_WINDOW), len(asked))
-    return begin + vocabulary.content("Message:\n") + last + vocabulary.content("\n\nReply:\n")
 
 
 def _gather(

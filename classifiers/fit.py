@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,28 +14,26 @@ from sklearn.utils.validation import check_is_fitted
 
 from classifiers import hub
 from classifiers.cache import FeatureCache
-from classifiers.calibrate import platt
 from classifiers.cards import artifact_card
+from classifiers.category import Fitted, fit_category, flat
 from classifiers.features import (
     STRIDE,
     WINDOW,
     Reading,
     alone_readings,
     causal_readings,
+    default_question,
     middle_blocks,
-    own_question,
     split_text,
     texts_of,
 )
 from classifiers.golden import check_model, record_golden
-from classifiers.heads import REGULARISATION, Linear, fit_path, make_folds, rank_quality
-from classifiers.metrics import scores as metric_scores
+from classifiers.model import NeedsGemma
 from safety_kit import __version__, artifacts
-from safety_kit.artifacts import Artifact, Head
+from safety_kit.artifacts import Artifact
 from safety_kit.data import classifiers_dir
 from safety_kit.errors import DataError, UserError
 from safety_kit.gemma import Gemma
-from safety_kit.types import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,22 +42,8 @@ if TYPE_CHECKING:
 
     from classifiers.features import Floats, Text
 
-ENOUGH = (20, 100)
-"""Positive and negative texts of a stage's own that its calibration needs; with fewer it uses those of both stages."""
 
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """One category's outcome: its head and what cross-validation said of it."""
-
-    head: Head
-    regularisation: float
-    metrics: dict[str, float]
-    positives: int
-    negatives: int
-
-
-class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class SafetyClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A calibrated few-shot classifier on frozen Gemma activations.
 
     Args:
@@ -132,7 +115,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if groups is None:
             groups = [_digest([text]) for text in texts]
         outcome = [
-            _fit_category(name, self.blocks_, readings, labels[:, column], groups, directions, self.folds, self.seed)
+            fit_category(name, self.blocks_, readings, labels[:, column], groups, directions, self.folds, self.seed)
             for column, name in enumerate(names)
         ]
         self.classes_ = np.array([0, 1])
@@ -144,13 +127,6 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.data_digest_ = _digest([*texts, labels.tobytes().hex()])
         self.seconds_ = time.perf_counter() - begin
         return self
-
-    @property
-    def model_(self) -> Gemma:
-        """The model, loaded when it was named."""
-        if not isinstance(self.gemma, Gemma):
-            self.gemma = Gemma.load(self.gemma)
-        return self.gemma
 
     def category_probabilities(self, X: Sequence[Text]) -> NDArray[np.float64]:
         """n x categories calibrated probabilities: at input for texts, at output for (prompt, text) pairs.
@@ -168,7 +144,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         for reading in readings:
             for column, category in enumerate(self.categories_):
                 head = self.heads_[category]
-                score = float(np.max(_flat(reading.windows) @ head.weight)) + head.bias
+                score = float(np.max(flat(reading.windows) @ head.weight)) + head.bias
                 out[reading.row, column] = head.probability(score, reading.stage)
         return out
 
@@ -290,8 +266,7 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def question_(self) -> str:
         names = [self.categories] if isinstance(self.categories, str) else list(self.categories)
-        plain = " or ".join(name.replace("_", " ") for name in names)
-        return self.question or own_question(plain)
+        return self.question or default_question(names)
 
     def _readings(self, model: Gemma, texts: list[Text]) -> list[Reading]:
         label = "reading" if self.progress else None
@@ -336,86 +311,6 @@ class SafetyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             laid[[self.blocks_.index(block) for block in head.blocks]] = head.weight.reshape(len(head.blocks), -1)
             directions.append(laid.reshape(-1))
         return np.stack(directions, axis=1) if directions else None
-
-
-def _fit_category(
-    category: str,
-    blocks: tuple[int, ...],
-    readings: list[Reading],
-    labels: NDArray[np.float64],
-    groups: Sequence[str],
-    known: Floats | None,
-    folds: int,
-    seed: int,
-) -> Fitted:
-    """One category's head, its regularisation chosen on folds that were held out."""
-    readings = [reading for reading in readings if not np.isnan(labels[reading.row])]
-    rows = sorted({reading.row for reading in readings})
-    count = labels[rows]
-    if len(set(count.tolist())) < 2:
-        raise DataError(f"{category} has examples of one class only; it needs both, label 1 and label 0.")
-    held = make_folds(count.astype(np.int64), [groups[row] for row in rows], folds, seed)
-    features = np.stack([reading.whole.reshape(-1) for reading in readings])
-    windows = [_flat(reading.windows) for reading in readings]
-    text = np.array([reading.row for reading in readings])
-    y = labels[text].astype(np.int64)
-    weights = 1.0 / np.bincount(text)[text]
-    # Each C's score of every reading, from the fold that held its text out.
-    unseen = np.zeros((len(REGULARISATION), len(readings)))
-    for part in held:
-        out = np.isin(text, [rows[i] for i in part])
-        for path, fold in enumerate(fit_path(features[~out], y[~out], weights[~out], REGULARISATION, known)):
-            unseen[path, out] = [np.max(fold(windows[i])) for i in np.flatnonzero(out)]
-    best = int(np.argmax([rank_quality(y, scores) for scores in unseen]))
-    final = fit_path(features, y, weights, [REGULARISATION[best]], known)[0]
-    head = _calibrated(category, blocks, final, readings, windows, y, unseen[best])
-    p = np.array([head.probability(score, r.stage) for score, r in zip(unseen[best], readings, strict=True)])
-    own = _one_per_text(text)
-    return Fitted(
-        head,
-        REGULARISATION[best],
-        metric_scores(y[own], p[own]),
-        int(np.sum(count == 1)),
-        int(np.sum(count == 0)),
-    )
-
-
-def _calibrated(
-    category: str,
-    blocks: tuple[int, ...],
-    final: Linear,
-    readings: list[Reading],
-    windows: list[NDArray[np.float32]],
-    y: NDArray[np.int64],
-    unseen: NDArray[np.float64],
-) -> Head:
-    """The head with each stage's calibration on held-out scores of texts read as that stage, where there are enough."""
-    stages = np.array([reading.stage for reading in readings])
-    text = np.array([reading.row for reading in readings])
-    calibration, negatives, lengths = {}, {}, {}
-    for stage in Stage:
-        mine = np.flatnonzero(stages == stage)
-        chosen = mine[_one_per_text(text[mine])]
-        if np.sum(y[chosen] == 1) < ENOUGH[0] or np.sum(y[chosen] == 0) < ENOUGH[1]:
-            chosen = _one_per_text(text)
-        calibration[stage] = platt(y[chosen], unseen[chosen])
-        harmless = chosen[y[chosen] == 0]
-        harmless = harmless[np.argsort(unseen[harmless])]
-        negatives[stage] = unseen[harmless].astype(np.float32)
-        lengths[stage] = np.array([readings[i].tokens for i in harmless], np.int32)
-    return Head(category, blocks, final.weight, final.bias, calibration, negatives, WINDOW, STRIDE, lengths)
-
-
-def _one_per_text(text: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indices of one reading a text, its own place for even rows and the varied one for odd: texts count once."""
-    _, first = np.unique(text, return_index=True)
-    last = len(text) - 1 - np.unique(text[::-1], return_index=True)[1]
-    chosen: NDArray[np.int64] = np.where(text[first] % 2 == 0, first, last)
-    return chosen
-
-
-def _flat(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return windows.reshape(len(windows), -1)
 
 
 def _labels(y: ArrayLike, n: int, names: list[str]) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TRUST = 10.0
 """How many times a standardised feature's size the score of a classifier already taught is given.
 
-Fixed: choosing it by cross-validation inside few examples did worse on the sets tried (docs/decisions/0007)."""
+Fixed: choosing it by cross-validation inside few examples did worse on the sets tried (docs/decisions/0006)."""
 
 REGULARISATION = (1e-4, 1e-3, 1e-2)
 """Candidate C on standardised features, the strongest first: few examples in many dimensions want a strong one."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = Path | str | datasets.Dataset
 
-_OWN_COLUMNS = frozenset({"text", "prompt", "label", "labels", "split", "pair"})
+_OWN_COLUMNS = frozenset({"text", "prompt", "label", "labels", "split", "pair", "score"})
 _LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 _UNDECODED = re.compile("[\udc80-\udcff]")
 

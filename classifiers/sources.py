@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HUB = "hf:"
 """How the name of a hub data set begins."""
 
-_NAME = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<config>[^@:]+))?(?::(?P<split>[^@:]+))?")
+_NAME = re.compile(r"hf:(?P<name>\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(?P<config>[^@:]+))?(?::(?P<split>[^@:]+))?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from classifiers.cache import FeatureCache
-from classifiers.features import Text, alone_readings, causal_readings, middle_blocks, own_question, texts_of
+from classifiers.features import Text, alone_readings, causal_readings, default_question, middle_blocks, texts_of
+from classifiers.model import NeedsGemma
 from safety_kit.errors import UserError
 from safety_kit.gemma import Gemma
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class GemmaFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class GemmaFeatures(NeedsGemma, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Texts, or (prompt, text) pairs, to pooled activations.
 
     Args:
@@ -50,7 +51,7 @@ class GemmaFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.progress = progress
 
     def fit(self, X: Sequence[Text], y: object = None) -> GemmaFeatures:
-        """Load the model; nothing is learnt from the texts.
+        """Settle what is read; nothing is learnt from the texts.
 
         Raises:
             UserError: An unknown reading.
@@ -58,7 +59,6 @@ class GemmaFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.reading not in ("causal", "alone"):
             raise UserError(f"reading is 'causal' or 'alone', not {self.reading!r}.")
         texts_of(X)
-        self.model_ = self.gemma if isinstance(self.gemma, Gemma) else Gemma.load(self.gemma)
         self.blocks_ = middle_blocks(self.model_.n_blocks) if self.blocks is None else tuple(self.blocks)
         slots = len(self.blocks_) * (2 if self.reading == "alone" else 1)
         self.n_features_ = slots * self.model_.hidden_size
@@ -74,7 +74,7 @@ class GemmaFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         label = "reading" if self.progress else None
         cache = self.cache if isinstance(self.cache, FeatureCache) else FeatureCache() if self.cache else None
         if self.reading == "alone":
-            question = self.question or own_question("harmful content")
+            question = self.question or default_question(["harmful content"])
             readings = alone_readings(self.model_, texts, self.blocks_, question, progress=label, cache=cache)
         else:
             readings = causal_readings(self.model_, texts, self.blocks_, varied=False, progress=label, cache=cache)

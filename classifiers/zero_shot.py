@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from classifiers.calibrate import platt
 from classifiers.evaluate import with_intervals
+from classifiers.model import NeedsGemma
 from safety_kit import __version__
 from safety_kit.errors import DataError
 from safety_kit.evidence import ENOUGH, Evidence, Guideline, Interval, JudgeModel, Measured
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from classifiers.features import Text
 
 
-class PolicyOnly(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class PolicyOnly(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier of 0 examples: P(Yes) against P(No) after a prompt that states the guideline and the text.
 
     Args:
@@ -54,13 +55,6 @@ class PolicyOnly(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def categories_(self) -> tuple[str, ...]:
         return (self.guideline.name,)
-
-    @property
-    def model_(self) -> Gemma:
-        """The model, loaded when it was named."""
-        if not isinstance(self.gemma, Gemma):
-            self.gemma = Gemma.load(self.gemma)
-        return self.gemma
 
     def category_probabilities(self, X: Sequence[Text]) -> NDArray[np.float64]:
         """n x 1 probabilities of Yes, not calibrated; of texts, or of (message, reply) pairs."""

@@ -34,6 +34,8 @@ from safety_kit.errors import ArtifactError
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
@@ -255,10 +257,16 @@ def save(path: Path, manifest: dict[str, Any], tensors: dict[str, Tensor], card:
         ArtifactError: `path` is something else than an artifact folder.
     """
     check_target(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     files = {"weights.safetensors": save_tensors(tensors), "card.md": card.encode()}
     full = Manifest(**manifest, checksums={name: _sha256(data) for name, data in files.items()})
     files["manifest.json"] = (full.model_dump_json(indent=1) + "\n").encode()
+    write_folder(path, files)
+    return load(path)
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Put a folder of files in place in one step; what stood there is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
@@ -267,7 +275,6 @@ def save(path: Path, manifest: dict[str, Any], tensors: dict[str, Tensor], card:
         if path.exists():
             os.rename(path, Path(scratch) / "old")
         os.rename(new, path)
-    return load(path)
 
 
 def check_target(path: Path) -> None:
@@ -278,6 +285,25 @@ def check_target(path: Path) -> None:
     """
     if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / "manifest.json").exists())):
         raise ArtifactError(f"{path} exists and is no classifier folder; name another one.")
+
+
+def kind_of(path: Path | str) -> str | None:
+    """What a classifier folder says it holds: ``linear-probe``, ``lora``; None where it does not say."""
+    try:
+        manifest = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return str(manifest["kind"]) if isinstance(manifest, dict) and "kind" in manifest else None
+
+
+def check_folder(path: Path | str) -> None:
+    """Refuse a folder that holds no classifier before minutes go into loading a model.
+
+    Raises:
+        ArtifactError: It is missing, or a head that cannot be read; an adapter is checked when it is loaded.
+    """
+    if kind_of(path) != "lora":
+        load(path)
 
 
 def load(path: Path | str) -> Artifact:

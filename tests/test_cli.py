@@ -18,7 +18,10 @@ from safety_kit.commands import models
 from safety_kit.errors import MissingExtra, PolicyError, SafetyKitError
 
 SECRET = "the user's own words"
-COMMANDS = ["demo", "train", "prepare", "classify", "evaluate", "check", "generate", "policy"]
+COMMANDS = [
+    *("demo", "train", "prepare", "classify", "explain", "evaluate", "compare", "next", "curve", "judge"),
+    *("calibrate", "publish", "check", "generate", "policy", "data"),
+]
 
 
 @pytest.fixture

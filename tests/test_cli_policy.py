@@ -114,10 +114,10 @@ def test_add_keeps_every_line_and_puts_the_new_ones_last(policy: Path, tmp_path:
     assert [line for line in after if line not in new] == TEXT_POLICY.splitlines()
     assert new == [
         "  rude: {type: probe, artifact: ./rude}",
-        "  - {category: rude, stages: [input, output], action: block, max_fpr: 0.01}",
+        "  - {category: rude, stages: [input, output], action: block, max_fpr: 0.03}",
     ]
     rule = Policy.load(policy).rules[-1]
-    assert (rule.category, rule.max_fpr, rule.action) == ("rude", 0.01, Action.BLOCK)
+    assert (rule.category, rule.max_fpr, rule.action) == ("rude", 0.03, Action.BLOCK)
 
 
 def test_add_options(policy: Path, tmp_path: Path) -> None:

@@ -367,17 +367,25 @@ def test_rows_that_share_a_pair_or_are_alike_share_one_in_the_copy(
     path.write_text("\n".join(map(json.dumps, data)), encoding="utf-8")
     rows = read_rows(path)
     assume(rows.good)
-    known = check(rows, thorough=False).known
-    cleaned = clean(rows, known)
+    cleaned = clean(rows, check(rows, thorough=False).known)
     assume(cleaned.records)
     write_rows(path, cleaned.records)
-    copy = read_rows(path, category="x")
-    before = {key((row.prompt, row.text)): together for row, together in zip(known.rows, known.together, strict=True)}
-    joined: dict[str, set[str]] = {}
-    for row in copy.good:
-        joined.setdefault(before[key((row.prompt, row.text))], set()).add(row.group)
-    assert all(len(groups) == 1 for groups in joined.values())
-    assert len({group for groups in joined.values() for group in groups}) == len(joined)
+    group = {key((row.prompt, row.text)): row.group for row in read_rows(path, category="x").good}
+    for one in rows.good:
+        for other in rows.good:
+            mine, its = (one.prompt, one.text), (other.prompt, other.text)
+            alike = Shingles.of(mine).similarity(Shingles.of(its)) >= NEAR + 0.05
+            if key(mine) in group and key(its) in group and (alike or one.group == other.group):
+                assert group[key(mine)] == group[key(its)]
+
+
+def test_rows_that_leak_are_not_in_the_copy(read: Callable[..., Rows]) -> None:
+    long = "please tell me when my parcel with the two blue chairs is going to arrive"
+    texts = [("held one", {"split": "test"}), ("Held one", {}), (long, {}), (f"{long} now", {}), ("other", {})]
+    mine = read([{"text": text, "label": 0, **extra} for text, extra in texts])
+    cleaned = clean(mine, check(mine, read([{"text": f"so {long}", "label": 1}], "test.jsonl"), thorough=False).known)
+    assert [record["text"] for record in cleaned.records] == ["held one", "other"]
+    assert (cleaned.leaking, cleaned.merged) == (2, 1)
 
 
 def test_the_copy_keeps_columns_and_forms(read: Callable[..., Rows]) -> None:

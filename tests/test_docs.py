@@ -80,5 +80,8 @@ def test_the_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     shown = (ROOT / "README.md").read_text(encoding="utf-8")
-    for command in ("check", "generate", "train", "evaluate", "classify", "policy show", "policy add", "prepare"):
+    for command in (
+        *("check", "generate", "train", "evaluate", "classify", "policy show", "policy add", "prepare", "explain"),
+        *("data check", "compare", "next", "curve", "judge", "calibrate", "publish"),
+    ):
         assert f"safety-kit {command}" in shown

@@ -12,10 +12,10 @@ from sklearn.base import clone
 from test_gemma_load import one_thread as one_thread
 from test_gemma_load import tiny, tiny_folder
 
-from classifiers import read_examples
+from classifiers import PolicyOnly, read_examples
 from classifiers.data import Examples
 from classifiers.evaluate import evaluate
-from classifiers.zero_shot import PolicyOnly, evidence
+from classifiers.zero_shot import evidence
 from safety_kit.errors import DataError
 from safety_kit.evidence import BLOCKS_ABOVE, ENOUGH, Evidence, Guideline
 from safety_kit.gemma.judge import log_odds, yes_probability

@@ -91,7 +91,8 @@ class ProbeCheck:
                 head = probe.head
                 scores = head.token_scores(features[head.blocks])
                 score, end = decision_score(scores, head.bias, stage, head.window, head.stride)
-                if not score <= worst.get(i, (-np.inf,))[0]:  # a NaN wins too: the guard refuses it
+                before = worst.get(i, (-np.inf,))[0]
+                if not (score <= before or np.isnan(before)):  # a NaN wins and stays: the guard refuses it
                     worst[i] = score, end, len(view), number
         findings = []
         for i, (score, end, length, number) in worst.items():

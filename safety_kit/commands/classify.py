@@ -37,12 +37,12 @@ def classify(
     if rows is not None and texts:
         raise UserError("Give texts or --input FILE, not both.")
     read = read_rows(rows) if rows is not None else _rows(texts)
-    artifacts.load(folder)  # a wrong folder is told before a model is loaded
+    artifacts.check_folder(folder)  # a wrong folder is told before a model is loaded
     gemma = models.load(model, revision, device, dtype)
 
-    from classifiers import SafetyClassifier
+    from classifiers import ladder
 
-    classifier = SafetyClassifier.load(folder, gemma)
+    classifier = ladder.load(folder, gemma)
     probabilities = classifier.category_probabilities([(row.prompt, row.text) for row in read])
     scored = [
         (row.text, {name: _probability(p) for name, p in zip(classifier.categories_, scores, strict=True)})

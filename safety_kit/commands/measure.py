@@ -50,13 +50,13 @@ def evaluate(
 
     mapping = rows_options.columns(text_column, prompt_column, label_column, positive)
     examples, held_out = _to_measure(rows_options.read_rows(data, category, skip_bad, mapping))
-    artifacts.load(folder)  # a wrong folder is told before a model is loaded
+    artifacts.check_folder(folder)  # a wrong folder is told before a model is loaded
     gemma = models.load(model, revision, device, dtype)
 
-    from classifiers import SafetyClassifier
+    from classifiers import ladder
     from classifiers.evaluate import evaluate as measure
 
-    report = measure(SafetyClassifier.load(folder, gemma, progress=True), examples, seed=seed)
+    report = measure(ladder.load(folder, gemma, progress=True), examples, seed=seed)
     _note_few(report)
     if as_json:
         console.emit({"rows": len(examples.texts), "held_out": held_out, "categories": report})
@@ -93,13 +93,13 @@ def compare(
     mapping = rows_options.columns(text_column, prompt_column, label_column, positive)
     examples, held_out = _to_measure(rows_options.read_rows(data, category, skip_bad, mapping))
     for folder in (a, b):
-        artifacts.load(folder)
+        artifacts.check_folder(folder)
     gemma = models.load(model, revision, device, dtype)
 
-    from classifiers import SafetyClassifier
+    from classifiers import ladder
     from classifiers.compare import compare as measure
 
-    first, second = (SafetyClassifier.load(folder, gemma, progress=True) for folder in (a, b))
+    first, second = (ladder.load(folder, gemma, progress=True) for folder in (a, b))
     report = measure(first, second, examples, seed=seed)
     _note_few(report)
     if as_json:

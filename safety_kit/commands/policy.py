@@ -94,7 +94,7 @@ def add(
     stage: Annotated[Stage | None, typer.Option("--stage", help="input or output; both by default.")] = None,
     action: Annotated[str, typer.Option("--action", help="block or flag.")] = "block",
     max_fpr: Annotated[
-        float | None, typer.Option("--max-fpr", help="Share of harmless texts it may hit; 0.01 by default.")
+        float | None, typer.Option("--max-fpr", help="Share of harmless texts it may hit; 0.03 by default.")
     ] = None,
     threshold: Annotated[
         float | None, typer.Option("--threshold", help="Or: a probability above which it acts.")
@@ -120,7 +120,7 @@ def add(
     artifact, name = _artifact(folder, category)
     stages = [stage] if stage else list(Stage)
     if threshold is None:
-        max_fpr = 0.01 if max_fpr is None else max_fpr
+        max_fpr = 0.03 if max_fpr is None else max_fpr
         for at in stages:
             artifact.heads[name].threshold_for(max_fpr, at)  # refuses a rate that its examples cannot support
     policy_edit.add_probe(

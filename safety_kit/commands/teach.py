@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from safety_kit import console
 from safety_kit.commands import models, rows_options
+from safety_kit.errors import UserError
+
+if TYPE_CHECKING:
+    from classifiers.data import Examples
+    from safety_kit.gemma import Gemma
+
+Report: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
 class ReadingName(StrEnum):
@@ -19,6 +27,14 @@ class ReadingName(StrEnum):
 
     CAUSAL = "causal"
     ALONE = "alone"
+
+
+class RungName(StrEnum):
+    """How much of the model is taught."""
+
+    AUTO = "auto"
+    FROZEN = "frozen"
+    ADAPTER = "adapter"
 
 
 def train(
@@ -29,6 +45,10 @@ def train(
         ReadingName,
         typer.Option("--reading", help="causal: where it stands in a prompt (a guard needs it); alone: in a question."),
     ] = ReadingName.CAUSAL,
+    rung: Annotated[
+        RungName,
+        typer.Option("--rung", help="frozen: seconds; adapter (LoRA): minutes, from some hundred rows; auto chooses."),
+    ] = RungName.AUTO,
     benign: Annotated[
         bool, typer.Option("--benign", help="Add the kit's harmless texts: low false-positive rates need many.")
     ] = False,
@@ -60,30 +80,70 @@ def train(
         examples = examples.with_negatives(benign_examples().teach())
     gemma = models.load(model, revision, device, dtype)
 
-    from classifiers import SafetyClassifier
-
     begin = time.perf_counter()
-    classifier = SafetyClassifier(
-        gemma, reading=reading.value, categories=examples.categories, seed=seed, progress=True
-    )
-    classifier.fit(examples.pairs(), examples.labels, groups=examples.groups)
-    artifact = classifier.save(out)
+    if len(examples.categories) == 1:
+        report, why = _teach_one(gemma, examples, rung, reading, seed, out)
+    elif rung is RungName.ADAPTER:
+        raise UserError("An adapter is taught for one category; name it with --category.")
+    else:
+        report, why = _teach_several(gemma, examples, reading, seed, out)
     seconds = time.perf_counter() - begin
     if as_json:
         console.emit(
             {
                 "out": str(out),
-                "digest": artifact.digest,
-                "reading": reading.value,
+                "rung": why[0],
+                "why": why[1],
+                "reading": reading.value if why[0] == "frozen" else "alone",
                 "rows": len(examples.texts),
-                "categories": classifier.report_,
+                "categories": report,
                 "seconds": round(seconds, 3),
             }
         )
     else:
-        show_metrics(classifier.report_, "Cross-validated on the rows taught from")
-        print(console.safe(f"{len(examples.texts)} rows in {seconds:.1f} s → {out}"))
+        held = "Cross-validated on the rows taught from" if why[0] == "frozen" else "On a held-out fifth of the rows"
+        show_metrics(report, held)
+        print(console.safe(f"{why[0]}: {why[1]}\n{len(examples.texts)} rows in {seconds:.1f} s → {out}"))
     return 0
+
+
+def _teach_one(
+    gemma: Gemma, examples: Examples, rung: RungName, reading: ReadingName, seed: int, out: Path
+) -> tuple[Report, tuple[str, str]]:
+    """Teach one category on the rung asked for and save it: its metrics, the rung, and why that one."""
+    from classifiers import ladder
+
+    [category] = examples.categories
+    checkpoint = out.with_name(f".{out.name}-epochs")  # a killed adapter goes on from here
+    taught = ladder.fit(
+        gemma,
+        examples.pairs(),
+        examples.labels[:, 0],
+        category=category,
+        rung=rung.value,
+        reading=reading.value,
+        groups=examples.groups,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=True,
+    )
+    classifier: Any = taught.classifier
+    classifier.save(out)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    report = classifier.report_ if taught.rung == "frozen" else {category: classifier.report_}
+    return report, (taught.rung, taught.why)
+
+
+def _teach_several(
+    gemma: Gemma, examples: Examples, reading: ReadingName, seed: int, out: Path
+) -> tuple[Report, tuple[str, str]]:
+    from classifiers import SafetyClassifier
+
+    classifier = SafetyClassifier(
+        gemma, reading=reading.value, categories=examples.categories, seed=seed, progress=True
+    )
+    classifier.fit(examples.pairs(), examples.labels, groups=examples.groups).save(out)
+    return classifier.report_, ("frozen", "Several categories share one forward pass on frozen activations.")
 
 
 def prepare(

@@ -82,6 +82,10 @@ class Trunk:
     @torch.inference_mode()
     def logits(self, normed: torch.Tensor) -> torch.Tensor:
         """Final-norm output … × d → float32 logits … × V."""
+        return self.output(normed)
+
+    def output(self, normed: torch.Tensor) -> torch.Tensor:
+        """`logits`, with gradients where they are on."""
         logits: torch.Tensor = self._head(normed).float()
         if self._softcap:
             logits = torch.tanh(logits / self._softcap) * self._softcap
