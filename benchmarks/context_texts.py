@@ -83,7 +83,8 @@ def long_system() -> str:
     parts = ["You are the assistant of a town library. Its handbook follows."]
     for number, desk in enumerate(_DESKS):
         turned = _SECTIONS[number * 4 :] + _SECTIONS[: number * 4]
-        parts += [f"Section {number + 1}.{i}, {desk}. {text}" for i, text in enumerate(turned, 1)]
+        kept = turned if number < 2 else turned[:5]
+        parts += [f"Section {number + 1}.{i}, {desk}. {text}" for i, text in enumerate(kept, 1)]
     return "\n\n".join(parts)
 
 

@@ -55,6 +55,7 @@ def read_in(gemma: Gemma, guard: Guard, rows: Examples, context: Context) -> tup
     NaN where a text cannot stand in this context, or the policy does not ask for the category at its stage.
     """
     assert guard.probes is not None
+    assert guard.probes.capture is not None
     names = [probe.head.category for probe in guard.probes.probes]
     out = np.full((len(rows), len(names)), np.nan)
     todo = []

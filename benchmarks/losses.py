@@ -46,7 +46,7 @@ def auroc_loss(
 
 def _wins(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 where a positive scores above a negative, one half for a tie: the mean is the AUROC (Mann & Whitney 1947)."""
-    above = positives[:, None] > negatives[None, :]
+    above = (positives[:, None] > negatives[None, :]).astype(np.float64)
     return above + 0.5 * (positives[:, None] == negatives[None, :])
 
 

@@ -117,16 +117,18 @@ class Explanation:
         """What may be said of the cause."""
         if self.candidates is None:
             return "No deletion was tried, so nothing is said of the cause."
-        if not self.candidates:
+        if not self.candidates and len(self.words) <= FEWEST:
             return "No localised cause: the text is too short to hold a span against others of its length."
+        if not self.candidates:
+            return "No localised cause: no word's share stands out."
         if not self.cause:
             return "No localised cause: no deleted span lowers the logit more than random spans of its length do."
         named = [
-            f"without “{self.text[slice(*one.span)]}” the logit is {one.drop:.2f} lower (without random spans of that "
-            f"length: at most {one.random:.2f} lower in 95 % of cases)"
+            f"without “{self.text[slice(*one.span)]}” the logit falls by {one.drop:.2f}; without a random span of that "
+            f"length it {f'falls by at most {one.random:.2f}' if one.random > 0 else 'does not fall'} in 95 % of cases"
             for one in self.cause
         ]
-        return f"Localised: {'; '.join(named)}."
+        return f"Localised: {'. '.join(named)}."
 
     def to_json(self) -> dict[str, Any]:
         """The explanation as the JSON document that `safety-kit explain --json` prints."""

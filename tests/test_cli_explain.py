@@ -52,7 +52,7 @@ def test_the_cause_is_a_sentence(folders: dict[str, Path], monkeypatch: pytest.M
     monkeypatch.setattr(SafetyClassifier, "load", lambda *_, **__: planted("causal"))
     done = runner.invoke(app, ["explain", str(folders["causal"]), LONG])
     assert done.exit_code == 0, done.stderr
-    assert "qqqq” the logit is" in done.stdout.replace("\n", " ")
+    assert "qqqq” the logit falls by" in " ".join(done.stdout.split())
 
 
 def test_json_is_one_document_that_adds_up(folders: dict[str, Path]) -> None:

@@ -168,7 +168,7 @@ class TestCause:
         found = explain(constant, "abc def the cab fed qqqq bad dab ace the fab cad bed")
         assert found.score == 2.5
         assert found.cause == ()
-        assert "No localised cause" in found.sentence
+        assert found.sentence == "No localised cause: no word's share stands out."
 
     def test_words_that_all_say_the_same_are_no_localised_cause(self) -> None:
         found = explain(planted("causal"), "qqqq " * 30)
