@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from classifiers.data import Examples, read_examples
     from classifiers.fit import SafetyClassifier
+    from classifiers.lora import AdapterClassifier
     from classifiers.teach import teach_missing
 
-__all__ = ["Examples", "SafetyClassifier", "read_examples", "teach_missing"]
+__all__ = ["AdapterClassifier", "Examples", "SafetyClassifier", "read_examples", "teach_missing"]
 
 _HOMES = {
+    "AdapterClassifier": "classifiers.lora",
     "Examples": "classifiers.data",
     "SafetyClassifier": "classifiers.fit",
     "read_examples": "classifiers.data",
