@@ -23,6 +23,7 @@ from scipy.special import expit, logit
 
 from benchmarks.result import Figure, figure, write
 from classifiers import SafetyClassifier
+from classifiers.calibrate import probabilities
 from classifiers.evaluate import scores, with_intervals
 from classifiers.lora import AdapterClassifier
 from safety_kit import __version__
@@ -82,11 +83,10 @@ def adapter(job: Job, **options: Any) -> dict[str, Any]:
     classifier = AdapterClassifier(
         job.gemma, category=CATEGORY, epochs=job.epochs, checkpoint=job.checkpoint, progress=True, **options
     ).fit(job.split.texts, job.split.y)
-    scale = classifier.calibration_
     return {
         "p": classifier.predict_proba(job.split.test)[:, 1].tolist(),
         "held": classifier.held_out_.tolist(),
-        "held_p": expit(scale.slope * classifier.scores_ + scale.intercept).tolist(),
+        "held_p": probabilities(classifier.calibration_, classifier.scores_).tolist(),
         "losses": classifier.losses_,
         "best_epoch": classifier.best_epoch_,
     }
@@ -122,7 +122,7 @@ RECIPES: dict[str, Recipe] = {
     "probe-causal": lambda job, done: probe(job, "causal"),
     "adapter": lambda job, done: adapter(job),
     "ensemble": lambda job, done: ensemble(job, done),
-    "google": lambda job, done: adapter(job, objective="generative", rank=4),
+    "google": lambda job, done: adapter(job, objective="generative"),
 }
 NEEDS = {"ensemble": ("adapter", "probe-alone")}
 

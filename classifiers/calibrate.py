@@ -34,3 +34,9 @@ def platt(y: NDArray[np.int64], scores: NDArray[np.float64]) -> Calibration:
     found = minimize(loss, np.array([0.0, 0.0]), method="L-BFGS-B", bounds=[(-6, 4), (-30, 30)])
     slope = float(np.exp(found.x[0])) / spread
     return Calibration(slope=slope, intercept=float(found.x[1]) - slope * centre)
+
+
+def probabilities(scale: Calibration, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """n decision scores → n calibrated probabilities; -inf, the score of nothing, is 0."""
+    p = expit(np.clip(scale.slope * scores + scale.intercept, -60, 60))
+    return np.where(np.isneginf(scores), 0.0, p)

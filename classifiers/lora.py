@@ -14,15 +14,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from classifiers import lora_artifact
-from classifiers.calibrate import platt
+from classifiers.calibrate import platt, probabilities
 from classifiers.evaluate import scores as metric_scores
 from classifiers.features import default_question, texts_of
 from classifiers.heads import make_folds
+from classifiers.lora_examples import as_labels
 from classifiers.lora_objectives import HeadObjective, WordObjective, all_scores, encode, set_tensors
 from classifiers.lora_train import Plan, Training
 from classifiers.model import NeedsGemma
 from safety_kit import __version__
-from safety_kit.artifacts import Calibration
 from safety_kit.errors import ArtifactError, DataError, UserError
 from safety_kit.gemma import Gemma
 from safety_kit.gemma.adapted import AdaptedGemma
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
     from classifiers.features import Text
     from classifiers.lora_objectives import Encoded, Objective
-
-LEAST = 10
-"""Examples of each label that an adapter needs; with about 200 in all it begins to pay."""
 
 DROPOUT = 0.1
 
@@ -52,7 +49,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         question: None asks after the category by name.
         objective: ``head``: a linear head on pooled activations; ``generative``: write the word Yes or No.
         blocks: Kept from the bottom. None: two thirds for ``head``, all for ``generative``, which needs them.
-        rank: Of the adapter's matrices.
+        rank: Of the adapter's matrices. None: 8 for ``head``, 4 for ``generative``, so that either stays small.
         epochs: At most so many.
         learning_rate: After a short rise.
         batch: Texts a step.
@@ -73,7 +70,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         question: str | None = None,
         objective: Literal["head", "generative"] = "head",
         blocks: int | None = None,
-        rank: int = 8,
+        rank: int | None = None,
         epochs: int = 6,
         learning_rate: float = 5e-4,
         batch: int = 16,
@@ -115,7 +112,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         begin = time.perf_counter()
         self._check()
         texts = texts_of(X)
-        labels = _labels(y, len(texts))
+        labels = as_labels(y, len(texts))
         items = [windows[0] if windows else None for windows in self._encode(texts)]
         encoded = [item for item in items if item is not None]
         if len(encoded) < len(items):
@@ -136,7 +133,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         self.calibration_ = platt(y_held, training.scores)
         self.held_out_, self.scores_ = training.held, training.scores
         self.losses_, self.best_epoch_ = training.state.losses, training.state.best
-        self.report_ = metric_scores(y_held, _probability(self.calibration_, training.scores))
+        self.report_ = metric_scores(y_held, probabilities(self.calibration_, training.scores))
         self.counts_ = int(labels.sum()), int(len(labels) - labels.sum())
         self.seconds_ = time.perf_counter() - begin
         return self
@@ -149,6 +146,10 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
     def blocks_(self) -> int:
         depth = self.model_.n_blocks
         return self.blocks or (depth if self.objective == "generative" else max(1, round(depth * 2 / 3)))
+
+    @property
+    def rank_(self) -> int:
+        return self.rank or (4 if self.objective == "generative" else 8)
 
     def decision_function(self, X: Sequence[Text]) -> NDArray[np.float64]:
         """n decision scores; -inf for a text without tokens. Of a long text's windows the worst counts."""
@@ -171,7 +172,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
 
     def predict_proba(self, X: Sequence[Text]) -> NDArray[np.float64]:
         """n x 2 (no, yes), calibrated, for a prevalence of one half; a text without tokens holds nothing."""
-        p = _probability(self.calibration_, self.decision_function(X))
+        p = probabilities(self.calibration_, self.decision_function(X))
         return np.column_stack([1 - p, p])
 
     def predict(self, X: Sequence[Text]) -> NDArray[np.int64]:
@@ -203,7 +204,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
                 "hidden_size": model.hidden_size,
             },
             "blocks": self.blocks_,
-            "rank": self.rank,
+            "rank": self.rank_,
             "calibration": self.calibration_.model_dump(),
             "positives": self.counts_[0],
             "negatives": self.counts_[1],
@@ -261,7 +262,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         if self.objective not in ("head", "generative"):
             raise UserError(f"objective is 'head' or 'generative', not {self.objective!r}.")
         for name in ("rank", "epochs", "batch"):
-            if getattr(self, name) < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"{name} must be at least 1.")
         if self.folds < 2:
             raise UserError("folds must be at least 2: one part of the examples is held out.")
@@ -272,7 +273,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
 
     def _build(self) -> None:
         model = self.model_
-        self.adapted_ = AdaptedGemma(model, self.blocks_, rank=self.rank, dropout=DROPOUT, seed=self.seed)
+        self.adapted_ = AdaptedGemma(model, self.blocks_, rank=self.rank_, dropout=DROPOUT, seed=self.seed)
         self.objective_: Objective = (
             HeadObjective(self.adapted_, model.hidden_size)
             if self.objective == "head"
@@ -290,34 +291,9 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
             name: value
             for name, value in self.get_params(deep=False).items()
             if name not in ("gemma", "checkpoint", "progress")
-        }
+        } | {"rank": self.rank_}
         parts = [self.data_digest_, self.model_.digest, self.question_, str(self.blocks_), json.dumps(settings)]
         return _digest([*parts, *(groups or [])])
-
-
-def _probability(scale: Calibration, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    p: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(scale.slope * scores + scale.intercept, -60, 60)))
-    return np.where(np.isneginf(scores), 0.0, p)
-
-
-def _labels(y: ArrayLike, n: int) -> NDArray[np.int64]:
-    try:
-        labels = np.asarray(y, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError("Labels are 0 or 1.") from None
-    if labels.shape == (n, 1):
-        labels = labels[:, 0]
-    if labels.shape != (n,):
-        raise DataError(f"There are {n} texts, but labels of shape {labels.shape}.")
-    if not np.isin(labels, (0, 1)).all():
-        raise DataError("Labels are 0 or 1; leave texts without a label out.")
-    positives, negatives = int(labels.sum()), int(n - labels.sum())
-    if min(positives, negatives) < LEAST:
-        raise DataError(
-            f"An adapter needs at least {LEAST} examples of each label, better 100; there are {positives} of label 1 "
-            f"and {negatives} of label 0. A frozen probe (SafetyClassifier) does with fewer."
-        )
-    return labels.astype(np.int64)
 
 
 def _digest(items: Sequence[str]) -> str:
