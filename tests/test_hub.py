@@ -191,7 +191,7 @@ class TestPage:
             ("embedded", "google/gemma-3-270m"),
             ("google/gemma-3-1b-it", "google/gemma-3-1b-it"),
             ("tiny-gemma", None),
-            ("/home/me/gemma", None),
+            ("~/gemma", None),
             ("./me/gemma", None),
         ],
     )
