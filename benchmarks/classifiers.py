@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.contenders import MiniLM, Ours, SetFit, Tfidf
+from benchmarks.contenders import MiniLM, Ours, PolicyRung, SetFit, Tfidf
 from benchmarks.result import Figure, figure, write
 from benchmarks.sets import FOLDER, MOST, SETS, BenchSet, draw, load
 from classifiers.cache import FeatureCache
@@ -30,7 +30,7 @@ from safety_kit.gemma import Gemma
 if TYPE_CHECKING:
     from benchmarks.contenders import Contender
 
-SIZES: tuple[int | str, ...] = (8, 16, 32, 64, "200 in all")
+SIZES: tuple[int | str, ...] = (0, 8, 16, 32, 64, "200 in all")
 AIM = 32
 """Examples a class at which the contenders are held against each other."""
 
@@ -67,7 +67,7 @@ def run_draws(contenders: list[Contender], sets: dict[str, BenchSet], draws: int
         for one in sets.values()
         for size in SIZES
         for seed in range(draws)
-        if seed < contender.draws and (contender.sizes is None or size in contender.sizes)
+        if seed < contender.draws and size in (contender.sizes or SIZES[1:])
     ]
     with tqdm(jobs, unit="draw", disable=None) as bar:
         for one, size, seed, contender in bar:
@@ -176,7 +176,7 @@ def main() -> int:
     gemma, cache = Gemma.load("embedded"), FeatureCache(cache_dir() / "bench" / "features", limit=4 << 30)
     contenders: list[Contender] = [Ours(gemma, "causal", cache), Ours(gemma, "alone", cache), Tfidf(), MiniLM()]
     if not options.quick:
-        contenders.append(SetFit())
+        contenders += [PolicyRung(gemma), SetFit()]
     log = Log(cache_dir() / "bench" / f"classifiers-{rows}.jsonl", options.fresh)
     run_draws(contenders, sets, draws, log)
     uncached: list[Contender] = [Ours(gemma, "causal", False), Ours(gemma, "alone", False), Tfidf(), MiniLM(False)]

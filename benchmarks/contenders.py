@@ -15,8 +15,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from classifiers import SafetyClassifier
+from classifiers import PolicyOnly, SafetyClassifier
 from classifiers.features import default_question, split_text
+from safety_kit.evidence import Guideline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +88,26 @@ class Ours:
         with tempfile.TemporaryDirectory() as folder:
             self.taught.save(Path(folder) / "taught")
             return _size(Path(folder))
+
+
+@dataclass
+class PolicyRung:
+    """The kit's rung without examples: the probability of Yes."""
+
+    gemma: Gemma
+    name: str = "ours, policy only"
+    draws: int = 1
+    sizes: tuple[int | str, ...] | None = (0,)
+
+    def teach(self, examples: Split, question: str) -> None:
+        rule = f"The text shall not contain or be {question}."
+        self.taught = PolicyOnly(self.gemma, guideline=Guideline("rule", rule))
+
+    def score(self, texts: Sequence[Text]) -> Probabilities:
+        return self.taught.predict_proba(texts)[:, 1]
+
+    def megabytes(self) -> float:
+        return 0.0
 
 
 @dataclass

@@ -105,6 +105,8 @@ def draw(pool: Split, size: int | str, seed: int) -> Split | None:
             return None
         chosen = rng.permutation(len(pool.y))[:200]
         return pool.take(chosen)
+    if size == 0:
+        return Split([], pool.y[:0])
     classes = [rng.permutation(np.flatnonzero(pool.y == label))[: int(size)] for label in (0, 1)]
     if min(map(len, classes)) < int(size):
         return None

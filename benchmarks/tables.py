@@ -38,7 +38,7 @@ def contenders(result: dict[str, Any]) -> list[str]:
         "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in result["table"]:
-        size = row["size"] if isinstance(row["size"], str) else f"{row['size']} a class"
+        size = row["size"] if isinstance(row["size"], str) else f"{row['size']} a class" if row["size"] else "none"
         cost = result["costs"].get(row["contender"], {}) if row["size"] == 32 else {}
         figures = [f"{row[name]:.3f}" for name in ("auroc", "f1", "recall_at_1pct_fpr", "ece")]
         costs = [f"{cost[name]:.3g}" if cost else "" for name in ("seconds to teach", "ms a text", "MB")]
