@@ -122,7 +122,7 @@ def test_the_demo_on_little_data(
     if not as_json:
         assert "\x1b" not in done.stdout
         for words in (
-            "Taught hate from 90 texts",
+            "Taught hate from 140 texts",
             "pii.email 1.00",
             "small base model",
             "any category",
