@@ -145,7 +145,8 @@ def summary(log: Log, sets: list[str], contenders: list[str]) -> list[dict[str, 
         for name in contenders:
             by_set = {one: [log.rows[key] for key in log.rows if key[:3] == (one, name, size)] for one in sets}
             by_set = {one: rows for one, rows in by_set.items() if rows}
-            if not by_set:
+            there = {key[0] for key in log.rows if key[0] in sets and key[2] == size}
+            if set(by_set) != there:  # a mean over fewer sets would stand beside means over all
                 continue
             row: dict[str, Any] = {"size": size, "contender": name, "draws": min(map(len, by_set.values()))}
             for metric in METRICS:
@@ -165,7 +166,9 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--quick", action="store_true", help="three sets, 200 rows, two draws, no SetFit")
     parser.add_argument("--fresh", action="store_true", help="forget finished draws of a stopped run")
+    parser.add_argument("--no-setfit", action="store_true", help="leave SetFit out, which takes most of the time")
     options = parser.parse_args()
+    options.no_setfit |= options.quick
     if not options.data.is_dir():
         print(f"The published sets are not at {options.data}; name their folder with --data.", file=sys.stderr)
         return 0
@@ -176,12 +179,14 @@ def main() -> int:
     gemma, cache = Gemma.load("embedded"), FeatureCache(cache_dir() / "bench" / "features", limit=4 << 30)
     contenders: list[Contender] = [Ours(gemma, "causal", cache), Ours(gemma, "alone", cache), Tfidf(), MiniLM()]
     if not options.quick:
-        contenders += [PolicyRung(gemma), SetFit()]
+        contenders.append(PolicyRung(gemma))
+    if not options.no_setfit:
+        contenders.append(SetFit())
     log = Log(cache_dir() / "bench" / f"classifiers-{rows}.jsonl", options.fresh)
     run_draws(contenders, sets, draws, log)
     uncached: list[Contender] = [Ours(gemma, "causal", False), Ours(gemma, "alone", False), Tfidf(), MiniLM(False)]
     cost = costs(uncached, sets["ethos"], 1 if options.quick else 3)
-    if not options.quick:
+    if not options.no_setfit:
         cost |= costs([SetFit()], sets["ethos"], 1)
     ours = ("ours, alone", "ours, causal")
     figures: list[Figure] = []
