@@ -127,7 +127,7 @@ def teaching(gemma: Gemma, repeats: int) -> Figure:
     chosen = rows.select(sorted(sorted(alone, key=lambda i: len(rows.texts[i]))[:160]))
 
     def teach() -> None:
-        SafetyClassifier(gemma, categories="hate").fit(chosen.pairs(), chosen.labels, groups=chosen.groups)
+        SafetyClassifier(gemma, categories="hate", cache=False).fit(chosen.pairs(), chosen.labels, groups=chosen.groups)
 
     return figure(
         f"teaching one category from {len(chosen)} short examples, features included",
