@@ -107,3 +107,10 @@ class FeatureCache:
                 path.unlink()
             total -= size
         self._size = total
+
+
+def cache_for(setting: FeatureCache | bool) -> FeatureCache | None:
+    """The cache that an estimator's parameter asks for: its own, the kit's, or none."""
+    if isinstance(setting, FeatureCache):
+        return setting
+    return FeatureCache() if setting else None

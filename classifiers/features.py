@@ -237,13 +237,13 @@ def alone_readings(
         pieces = [(i, *piece) for i in which for piece in alone_pieces(gemma, texts[i], question)]
         traces = gemma.forward([tokens for _, tokens, _, _ in pieces], Capture(tuple(blocks)))
         windows: dict[int, list[Floats]] = {i: [] for i in which}
+        lengths = dict.fromkeys(which, 0)
         for (i, _, start, end), trace in zip(pieces, traces, strict=True):
+            lengths[i] = len(windows[i]) * (ALONE_WINDOW - ALONE_OVERLAP) + end - start  # the last window's end
             parts = (trace.view(start, end), trace.view(end, len(trace.ids)))
             windows[i].append(np.concatenate([_hidden([part], blocks).mean(0) for part in parts]))
-        lengths = [len(gemma.vocabulary.content(split_text(texts[i])[1])) for i in which]
         return [
-            (np.mean(windows[i], axis=0), np.stack(windows[i]), length) if windows[i] else _EMPTY
-            for i, length in zip(which, lengths, strict=True)
+            (np.mean(windows[i], axis=0), np.stack(windows[i]), lengths[i]) if windows[i] else _EMPTY for i in which
         ]
 
     items = [split_text(item) for item in texts]

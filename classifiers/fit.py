@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from classifiers import hub
-from classifiers.cache import FeatureCache
+from classifiers.cache import FeatureCache, cache_for
 from classifiers.cards import artifact_card
 from classifiers.category import Fitted, fit_category, flat
 from classifiers.features import (
@@ -135,7 +135,7 @@ class SafetyClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ign
         """
         check_is_fitted(self, "heads_")
         texts = texts_of(X)
-        label, cache = "scoring" if self.progress else None, self._cache()
+        label, cache = "scoring" if self.progress else None, cache_for(self.cache)
         if self.reading == "causal":
             readings = causal_readings(self.model_, texts, self.blocks_, varied=False, progress=label, cache=cache)
         else:
@@ -271,9 +271,11 @@ class SafetyClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ign
     def _readings(self, model: Gemma, texts: list[Text]) -> list[Reading]:
         label = "reading" if self.progress else None
         if self.reading == "alone":
-            return alone_readings(model, texts, self.blocks_, self.question_, progress=label, cache=self._cache())
+            return alone_readings(
+                model, texts, self.blocks_, self.question_, progress=label, cache=cache_for(self.cache)
+            )
         if self.reading == "causal":
-            return causal_readings(model, texts, self.blocks_, varied=True, progress=label, cache=self._cache())
+            return causal_readings(model, texts, self.blocks_, varied=True, progress=label, cache=cache_for(self.cache))
         raise UserError(f"reading is 'causal' or 'alone', not {self.reading!r}.")
 
     def __sklearn_tags__(self) -> Any:
@@ -282,11 +284,6 @@ class SafetyClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ign
         tags.target_tags.multi_output = not isinstance(self.categories, str)
         tags.classifier_tags.multi_class = False
         return tags
-
-    def _cache(self) -> FeatureCache | None:
-        if isinstance(self.cache, FeatureCache):
-            return self.cache
-        return FeatureCache() if self.cache else None
 
     def _known(self, model: Gemma) -> list[Artifact]:
         """The classifiers whose scores join the features: those that read this model at blocks that are read here."""

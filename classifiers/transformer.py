@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from classifiers.cache import FeatureCache
+from classifiers.cache import FeatureCache, cache_for
 from classifiers.features import Text, alone_readings, causal_readings, default_question, middle_blocks, texts_of
 from classifiers.model import NeedsGemma
 from safety_kit.errors import UserError
@@ -72,7 +72,7 @@ class GemmaFeatures(NeedsGemma, TransformerMixin, BaseEstimator):  # type: ignor
         check_is_fitted(self, "blocks_")
         texts = texts_of(X)
         label = "reading" if self.progress else None
-        cache = self.cache if isinstance(self.cache, FeatureCache) else FeatureCache() if self.cache else None
+        cache = cache_for(self.cache)
         if self.reading == "alone":
             question = self.question or default_question(["harmful content"])
             readings = alone_readings(self.model_, texts, self.blocks_, question, progress=label, cache=cache)

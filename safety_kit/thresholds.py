@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from safety_kit import files
 from safety_kit.artifacts import Head
 from safety_kit.budget import CONFIDENCE, budget_for, needed, unsupported
 from safety_kit.errors import PolicyError
@@ -72,16 +71,7 @@ class Calibration(_Strict):
 
     def save(self, path: Path) -> None:
         """Write the file in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(self.model_dump_json(indent=1) + "\n")
-            os.chmod(scratch, 0o644)
-            os.replace(scratch, path)
-        except BaseException:
-            os.unlink(scratch)
-            raise
+        files.write(path, (self.model_dump_json(indent=1) + "\n").encode())
 
 
 @dataclass(frozen=True, slots=True)

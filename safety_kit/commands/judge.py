@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from safety_kit import console
+from safety_kit import console, files
 from safety_kit.commands import models, rows_options
 from safety_kit.commands.inputs import STDIN, Row, one_text, read_rows
 from safety_kit.errors import UserError
@@ -74,7 +73,7 @@ def judge(
 
     found = measure(gemma, asked, examples, progress="asking")
     if evidence is not None:
-        _write(evidence, found)
+        files.write(evidence, (json.dumps(found, indent=1) + "\n").encode())
     if as_json:
         console.emit(found)
     else:
@@ -132,18 +131,3 @@ def _show(found: dict[str, Any], path: Path | None) -> None:
     console.show(made)
     if path is not None:
         print(console.safe(f"Written: {path}"))
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    """Write the file in one step."""
-    import json
-
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.absolute().parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(found, indent=1) + "\n")
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
