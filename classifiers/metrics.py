@@ -179,8 +179,8 @@ def at_prevalence(p: Doubles, share: float) -> Doubles:
 def f1_threshold(p: Doubles) -> float:
     """The threshold at which calibrated probabilities expect the best F1 of the texts that they were given to.
 
-    No label is seen: expected F1 at t is 2 Σ_{p ≥ t} p / (|{p ≥ t}| + Σ p); the best t is half the best F1 (Lipton, Elkan
-    and Naryanaswamy 2014), so below .5.
+    No label is seen: expected F1 at t is 2 Σ_{p ≥ t} p / (|{p ≥ t}| + Σ p); the best t is half the best F1 (Lipton,
+    Elkan and Naryanaswamy 2014), so below .5.
 
     Args:
         p: n calibrated probabilities, n at least 1.
