@@ -16,8 +16,15 @@ from pydantic import (
     model_validator,
 )
 
-from safety_kit.catalogue import COUNTRIES, pii_categories, secret_categories
-from safety_kit.check_options import InstalledOptions
+from safety_kit.catalogue import (
+    COUNTRIES,
+    invisible_categories,
+    language_categories,
+    pii_categories,
+    secret_categories,
+    url_categories,
+)
+from safety_kit.check_options import InstalledOptions, InvisibleOptions, LanguageOptions, LengthOptions, UrlsOptions
 from safety_kit.check_options import Strict as _Strict
 from safety_kit.errors import PolicyError
 from safety_kit.plugins import installed, plugin
@@ -104,7 +111,17 @@ class JudgeOptions(_Strict):
     evidence: str | None = Field(default=None, min_length=1)
 
 
-_BuiltIn: TypeAlias = ProbeOptions | PatternsOptions | PiiOptions | SecretsOptions | JudgeOptions
+_BuiltIn: TypeAlias = (
+    ProbeOptions
+    | PatternsOptions
+    | PiiOptions
+    | SecretsOptions
+    | UrlsOptions
+    | InvisibleOptions
+    | LengthOptions
+    | LanguageOptions
+    | JudgeOptions
+)
 CheckOptions: TypeAlias = _BuiltIn | InstalledOptions
 
 _BUILT_IN = frozenset(get_args(options.model_fields["type"].annotation)[0] for options in get_args(_BuiltIn))
@@ -211,7 +228,7 @@ def read(text: str) -> PolicyFile:
 def _sentence(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False)[0]
     loc = list(fault["loc"])
-    if loc[:1] == ["checks"] and len(loc) > 3 and loc[2] in _BUILT_IN:
+    if loc[:1] == ["checks"] and len(loc) > 2 and loc[2] in _BUILT_IN:
         del loc[2]  # pydantic's tag of the union
     if "form" in loc:
         loc = loc[: loc.index("form") + 1]
@@ -246,12 +263,18 @@ def given_by(name: str, options: CheckOptions) -> frozenset[str] | None:
     match options:
         case ProbeOptions():
             return None if options.is_folder else frozenset({options.artifact})
-        case PatternsOptions() | JudgeOptions():
+        case PatternsOptions() | LengthOptions() | JudgeOptions():
             return frozenset({options.category or name})
         case PiiOptions():
             return pii_categories(options.countries)
         case SecretsOptions():
             return secret_categories()
+        case UrlsOptions():
+            return url_categories()
+        case InvisibleOptions():
+            return invisible_categories()
+        case LanguageOptions():
+            return language_categories()
         case InstalledOptions():
             brought = plugin(options.type)
             return brought.categories(name, options) if brought else frozenset()
@@ -279,6 +302,12 @@ def _check_rules(file: PolicyFile) -> None:
         for name, options in file.checks.items():
             if isinstance(options, JudgeOptions) and covers(rule.category, options.category or name):
                 _check_judge_rule(place, rule, options)
+            whole = isinstance(options, LengthOptions | LanguageOptions) and exact & (given[name] or frozenset())
+            if whole and rule.action == "redact":
+                raise PolicyError(
+                    f"{place}.action: {options.type} is of the whole text, no span to redact; use flag or block for "
+                    f"{rule.category!r}."
+                )
     for name, options in file.checks.items():
         others = {c for other, categories in given.items() if other != name for c in categories or ()}
         if isinstance(options, JudgeOptions) and (options.category or name) in others:

@@ -90,6 +90,10 @@ REGISTRY: Final[dict[str, str]] = {
     "patterns": "safety_kit.checks.patterns",
     "pii": "safety_kit.checks.pii",
     "secrets": "safety_kit.checks.secrets",
+    "urls": "safety_kit.checks.urls",
+    "invisible": "safety_kit.checks.invisible",
+    "length": "safety_kit.checks.length",
+    "language": "safety_kit.checks.language",
 }
 """The kit's own text checks: type → module with a `build`, loaded when a policy asks for it."""
 
