@@ -75,7 +75,7 @@ def found(check: TextCheck, text: str) -> list[tuple[str, str]]:
 def test_stepping_equals_run(name: str, text: str, places: list[int]) -> None:
     check = CHECKS[name]
     (whole,) = check.run([Sample(text)])
-    for cut_at in (chunk(text, places), list(text[:400]) + [text[400:]]):
+    for cut_at in (chunk(text, places), [*list(text[:400]), text[400:]]):
         stepped, cleared = steps_of(check, [Delta(piece) for piece in cut_at])
         assert sorted(stepped, key=lambda f: f.spans) == sorted(whole, key=lambda f: f.spans)
         assert cleared == sorted(cleared)
