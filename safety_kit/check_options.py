@@ -95,14 +95,14 @@ class LengthOptions(Strict):
 class LanguageOptions(Strict):
     """The languages that a text may be in, as ISO 639 codes.
 
-    A text of fewer than `min_letters` letters is never found; one is found when the probability of all other languages
-    together is at least `confidence`.
+    A text of fewer than `min_letters` letters is never found; one is `language.not_allowed` when another language has
+    at least the share `confidence` of its probability and the allowed ones'.
     """
 
     type: Literal["language"]
     allow: tuple[str, ...] = Field(min_length=1)
     min_letters: int = Field(default=20, ge=5, le=200)
-    confidence: float = Field(default=0.8, ge=0.5, lt=1)
+    confidence: float = Field(default=0.95, ge=0.5, lt=1)
 
     @field_validator("allow")
     @classmethod
