@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
-from safety_kit.catalogue import COUNTRIES, pii_categories, secret_categories
+from safety_kit.catalogue import (
+    COUNTRIES,
+    invisible_categories,
+    language_categories,
+    pii_categories,
+    secret_categories,
+    url_categories,
+)
+from safety_kit.check_options import InstalledOptions, InvisibleOptions, LanguageOptions, LengthOptions, UrlsOptions
+from safety_kit.check_options import Strict as _Strict
 from safety_kit.errors import PolicyError
+from safety_kit.plugins import installed, plugin
 
 Probability = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ProbeOptions(_Strict):
@@ -97,9 +111,28 @@ class JudgeOptions(_Strict):
     evidence: str | None = Field(default=None, min_length=1)
 
 
-CheckOptions = Annotated[
-    ProbeOptions | PatternsOptions | PiiOptions | SecretsOptions | JudgeOptions, Field(discriminator="type")
-]
+_BuiltIn: TypeAlias = (
+    ProbeOptions
+    | PatternsOptions
+    | PiiOptions
+    | SecretsOptions
+    | UrlsOptions
+    | InvisibleOptions
+    | LengthOptions
+    | LanguageOptions
+    | JudgeOptions
+)
+CheckOptions: TypeAlias = _BuiltIn | InstalledOptions
+
+_BUILT_IN = frozenset(get_args(options.model_fields["type"].annotation)[0] for options in get_args(_BuiltIn))
+
+
+def _or_installed(value: Any, built_in: ValidatorFunctionWrapHandler) -> Any:
+    """Read a check's options; packages are looked through only for a type that is not the kit's own."""
+    type_ = value.get("type") if isinstance(value, dict) else None
+    if not isinstance(type_, str) or type_ in _BUILT_IN or (brought := plugin(type_)) is None:
+        return built_in(value)
+    return brought.options.model_validate(value)
 
 
 class ReplaceForm(_Strict):
@@ -144,7 +177,9 @@ class PolicyFile(_Strict):
     version: Literal[1]
     name: str = Field(min_length=1)
     on_error: Literal["block", "flag"] = "block"
-    checks: dict[str, CheckOptions] = Field(min_length=1)
+    checks: dict[
+        str, SerializeAsAny[Annotated[_BuiltIn, Field(discriminator="type"), WrapValidator(_or_installed)]]
+    ] = Field(min_length=1)
     rules: tuple[RuleOptions, ...] = Field(min_length=1)
     messages: dict[str, str] = Field(default_factory=dict)
     budget: BudgetOptions | None = None
@@ -193,7 +228,7 @@ def read(text: str) -> PolicyFile:
 def _sentence(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False)[0]
     loc = list(fault["loc"])
-    if loc[:1] == ["checks"] and len(loc) > 3:
+    if loc[:1] == ["checks"] and len(loc) > 2 and loc[2] in _BUILT_IN:
         del loc[2]  # pydantic's tag of the union
     if "form" in loc:
         loc = loc[: loc.index("form") + 1]
@@ -205,7 +240,8 @@ def _sentence(error: ValidationError) -> str:
         case "missing":
             return f"{place}: is missing."
         case "union_tag_invalid":
-            return f"{place}.type: unknown check type; use one of {context['expected_tags']}."
+            known = ", ".join([*sorted(_BUILT_IN), *sorted(installed().keys() - _BUILT_IN)])
+            return f"{place}.type: unknown check type; use one of {known}."
         case "union_tag_not_found":
             return f"{place}.type: is missing."
         case "string_type":
@@ -227,12 +263,21 @@ def given_by(name: str, options: CheckOptions) -> frozenset[str] | None:
     match options:
         case ProbeOptions():
             return None if options.is_folder else frozenset({options.artifact})
-        case PatternsOptions() | JudgeOptions():
+        case PatternsOptions() | LengthOptions() | JudgeOptions():
             return frozenset({options.category or name})
         case PiiOptions():
             return pii_categories(options.countries)
         case SecretsOptions():
             return secret_categories()
+        case UrlsOptions():
+            return url_categories()
+        case InvisibleOptions():
+            return invisible_categories()
+        case LanguageOptions():
+            return language_categories()
+        case InstalledOptions():
+            brought = plugin(options.type)
+            return brought.categories(name, options) if brought else frozenset()
 
 
 def covers(pattern: str, category: str) -> bool:
@@ -257,6 +302,12 @@ def _check_rules(file: PolicyFile) -> None:
         for name, options in file.checks.items():
             if isinstance(options, JudgeOptions) and covers(rule.category, options.category or name):
                 _check_judge_rule(place, rule, options)
+            whole = isinstance(options, LengthOptions | LanguageOptions) and exact & (given[name] or frozenset())
+            if whole and rule.action == "redact":
+                raise PolicyError(
+                    f"{place}.action: {options.type} is of the whole text, no span to redact; use flag or block for "
+                    f"{rule.category!r}."
+                )
     for name, options in file.checks.items():
         others = {c for other, categories in given.items() if other != name for c in categories or ()}
         if isinstance(options, JudgeOptions) and (options.category or name) in others:

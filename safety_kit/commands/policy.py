@@ -200,7 +200,7 @@ def _artifact(folder: Path, category: str | None) -> tuple[Artifact, str]:
 def _show(policy: Policy) -> None:
     checks = console.table("check", "type", "looks for", title=f"{policy.name} — a fault leads to: {policy.on_error}")
     for name, options in policy.checks.items():
-        console.add_row(checks, name, options.type, _looks_for(options))
+        console.add_row(checks, name, options.type, _looks_for(name, options))
     rules = console.table("category", "at", "action", "when")
     for rule in policy.rules:
         console.add_row(rules, rule.category, ", ".join(sorted(rule.stages)), str(rule.action), _when(rule))
@@ -212,8 +212,15 @@ def _show(policy: Policy) -> None:
     console.show(checks, rules, *([messages] if policy.messages else []))
 
 
-def _looks_for(options: CheckOptions) -> str:
-    from safety_kit.policy_schema import JudgeOptions, PatternsOptions, PiiOptions, ProbeOptions
+def _looks_for(name: str, options: CheckOptions) -> str:
+    from safety_kit.policy_schema import (
+        JudgeOptions,
+        PatternsOptions,
+        PiiOptions,
+        ProbeOptions,
+        SecretsOptions,
+        given_by,
+    )
 
     match options:
         case ProbeOptions():
@@ -224,8 +231,10 @@ def _looks_for(options: CheckOptions) -> str:
             return f"personal data; numbers of {', '.join(options.countries)}"
         case JudgeOptions():
             return f"what violates: {options.guideline.strip()}"
-        case _:
+        case SecretsOptions():
             return "keys, tokens, passwords"
+        case _:
+            return ", ".join(sorted(given_by(name, options) or ()))
 
 
 def _when(rule: Rule) -> str:
