@@ -21,7 +21,7 @@ _NOT_BEFORE: Final = re.compile(rf"^\(\?<!{_CLASS}\)")
 _NOT_AFTER: Final = re.compile(rf"\(\?!{_CLASS}\)$")
 # Characters beyond ASCII that the patterns know: by letter case, as a digit, in a word, as space.
 _KNOWN: Final = (
-    (regex.compile(r"[\u0130]"), "i"),
+    (regex.compile(r"[\u0130\u0131]"), "i"),
     (regex.compile(r"[\u017f]"), "s"),
     (regex.compile(r"[\u212a]"), "k"),
     (regex.compile(r"[^\D\x00-\x7f]"), "0"),

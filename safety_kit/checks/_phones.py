@@ -7,7 +7,7 @@ code and national prefix, match a pattern of the region's kinds of number.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import re2
@@ -30,6 +30,7 @@ class Phones:
 
     def __init__(self, regions: Sequence[str]) -> None:
         self._regions = tuple(regions)
+        self._every = frozenset(range(len(self._regions)))
         options = re2.Options()
         options.log_errors = False
         options.max_mem = 64 << 20
@@ -44,6 +45,7 @@ class Phones:
         every = _Candidates(text)
         every.has_next()
         regions: set[int] = set()
+        possible: dict[str, frozenset[int]] = {}
         alike = False
         for candidate in every.seen:
             if _digits(candidate) < SHORTEST:
@@ -51,44 +53,30 @@ class Phones:
             if _names_its_country(candidate):
                 alike = True
             else:
-                regions.update(self._of(candidate))
+                possible[candidate] = self._of(candidate)
+                regions |= possible[candidate]
         # Where only numbers that name their country are found, all regions find the same: one speaks for them.
-        speaker = next((n for n in range(len(self._regions)) if n not in regions), None)
+        speaker = next((n for n in self._every if n not in regions), None)
         if alike and speaker is not None:
             regions.add(speaker)
         return sorted(
             {
                 (match.start, match.end)
                 for n in regions
-                for match in _Gated(text, self._regions[n], self, n)
+                for match in _Gated(text, self._regions[n], n, possible, self._of)
                 if _digits(match.raw_string) >= SHORTEST
             }
         )
 
-    def _of(self, candidate: str) -> Sequence[int]:
+    def _of(self, candidate: str) -> frozenset[int]:
         """Numbers of the regions in which this may be a valid number."""
         if not _PLAIN.fullmatch(candidate):
-            return range(len(self._regions))
+            return self._every
         digits = _NOT_DIGIT.sub("", candidate)
         if len(digits) > _LONGEST:
-            return ()
+            return frozenset()
         found = self._set.Match(digits)  # the pattern behind the regions' matches all; without it RE2 gave up
-        return range(len(self._regions)) if found is None else [n for n in found if n < len(self._regions)]
-
-    def may_be(self, candidate: str, number: int) -> bool:
-        return _names_its_country(candidate) or number in self._of(candidate)
-
-
-def _digits(candidate: str) -> int:
-    return sum(map(str.isdecimal, candidate))
-
-
-def _names_its_country(candidate: str) -> bool:
-    """Whether the number is read the same in every region: a plus, and a country code that there is."""
-    if not (found := _ABROAD.fullmatch(candidate)):
-        return False
-    digits = _NOT_DIGIT.sub("", found[1])
-    return any(digits[:n].isdigit() and int(digits[:n]) in COUNTRY_CODE_TO_REGION_CODE for n in (1, 2, 3))
+        return self._every if found is None else self._every.intersection(found)
 
 
 class _Candidates(PhoneNumberMatcher):  # type: ignore[misc]
@@ -103,15 +91,39 @@ class _Candidates(PhoneNumberMatcher):  # type: ignore[misc]
 
 
 class _Gated(PhoneNumberMatcher):  # type: ignore[misc]
-    def __init__(self, text: str, region: str, phones: Phones, number: int) -> None:
+    """The matcher of one region, which parses only what may be a number of it."""
+
+    def __init__(
+        self,
+        text: str,
+        region: str,
+        number: int,
+        possible: dict[str, frozenset[int]],
+        of: Callable[[str], frozenset[int]],
+    ) -> None:
         super().__init__(text, region, Leniency.VALID)
-        self._phones, self._number = phones, number
+        self._number, self._possible, self._of = number, possible, of
 
     def _parse_and_verify(self, candidate: str, offset: int) -> PhoneNumberMatch | None:
-        if not self._phones.may_be(candidate, self._number):
+        regions = self._possible.get(candidate)
+        if regions is None and not _names_its_country(candidate):
+            regions = self._possible[candidate] = self._of(candidate)
+        if regions is not None and self._number not in regions:
             return None
         found: PhoneNumberMatch | None = super()._parse_and_verify(candidate, offset)
         return found
+
+
+def _digits(candidate: str) -> int:
+    return sum(map(str.isdecimal, candidate))
+
+
+def _names_its_country(candidate: str) -> bool:
+    """Whether the number is read the same in every region: a plus, and a country code that there is."""
+    if not (found := _ABROAD.fullmatch(candidate)):
+        return False
+    digits = _NOT_DIGIT.sub("", found[1])
+    return any(digits[:n].isdigit() and int(digits[:n]) in COUNTRY_CODE_TO_REGION_CODE for n in (1, 2, 3))
 
 
 def _shape(region: str) -> str:

@@ -20,7 +20,7 @@ CONTEXT_BONUS: Final = 0.35
 CONTEXT_BEFORE: Final = 64
 CONTEXT_AFTER: Final = 24
 
-_PHONE_GATE = re.compile(r"\d(?:\D{0,4}\d){6}")
+_PHONE_GATE = re.compile(r"\d(?:\D*\d){6}")
 _PHONE_SCORE = 0.4
 _SHARED = ("PatternRecognizer", "LocalRecognizer", "EntityRecognizer")
 
