@@ -45,9 +45,11 @@ class _Pattern:
 class Recognizer:
     """One of presidio's pattern recognizers: its category, and the words that raise a weak match next to them."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, ignore_case: bool = False) -> None:
         self.category = f"pii.{kind}"
         self.presidio = presidio = recognizer_class(kind)()
+        if ignore_case:
+            presidio.global_regex_flags |= regex.IGNORECASE
         self.words = tuple(word.strip() for word in presidio.context or () if word.strip())
         words = "|".join(map(re.escape, self.words))
         self._context = re.compile(rf"\b(?:{words})\b", re.IGNORECASE) if words else None
@@ -122,7 +124,10 @@ class Recognizers:
             regions: Where phone numbers may be dialled from, as `phonenumbers` names regions.
         """
         self.phone = PhoneRecognizer(regions) if "phone" in kinds else None
-        self.others = tuple(Recognizer(kind) for kind in kinds if kind != "phone")
+        others = [Recognizer(kind) for kind in kinds if kind != "phone"]
+        if "iban" in kinds:  # presidio reads upper case only, its registry any: the first tells a number from prose after it
+            others.append(Recognizer("iban", ignore_case=True))
+        self.others = tuple(others)
         self.categories = frozenset(f"pii.{kind}" for kind in kinds)
         each = [(number, pattern) for number, one in enumerate(self.others) for pattern in one.patterns]
         self._strong = self._gate([(number, pattern) for number, pattern in each if not pattern.weak])
