@@ -8,7 +8,8 @@ from typing import Any
 from safety_kit.catalogue import COUNTRIES, PII
 from safety_kit.checks._presidio import recognizer_class
 from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
-from safety_kit.checks.windows import Hit, Seen, Windows
+from safety_kit.checks.runs import DISGUISE, Held, Runs
+from safety_kit.checks.windows import Hit
 from safety_kit.policy_schema import PiiOptions
 from safety_kit.types import Finding
 
@@ -17,6 +18,7 @@ CONTEXT_BONUS = 0.35
 CONTEXT_BEFORE, CONTEXT_AFTER = 64, 24
 
 _GATE = re.compile(r"[\d@]|::")
+_MARK = re.compile(rf"{_GATE.pattern}|{DISGUISE}")
 _PHONE_GATE = re.compile(r"\d(?:\D{0,4}\d){6}")
 
 
@@ -61,14 +63,14 @@ class PiiCheck(TextCheck):
             if f"pii.{kind}" in wanted and (country is None or country in options.countries)
         ]
         self.categories = frozenset(recognizer.category for recognizer in self._recognizers)
-        self._windows = Windows()
-        self.lookahead = self._windows.lookahead
+        self._runs = Runs(_MARK, after=CONTEXT_AFTER)
+        self.lookahead = self._runs.lookahead
 
-    def start(self) -> Seen:
-        return Seen()
+    def start(self) -> Held:
+        return Held()
 
     def step(self, state: Any, new: Delta, final: bool) -> StepResult:
-        state, hits, cleared = self._windows.advance(state, utf8_safe(new.text), final, self._scan)
+        state, hits, cleared = self._runs.advance(state, utf8_safe(new.text), final, self._scan)
         findings = [
             Finding(self.name, hit.category, hit.score, "uncalibrated", ((hit.start, hit.end),), hit.detail)
             for hit in hits
