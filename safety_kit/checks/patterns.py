@@ -9,7 +9,7 @@ from typing import Any
 import ahocorasick_rs
 import re2
 
-from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
+from safety_kit.checks.base import WHOLE, Delta, Lookahead, StepResult, TextCheck, utf8_safe
 from safety_kit.checks.prefix import open_from
 from safety_kit.checks.windows import Hit, Seen, Windows
 from safety_kit.policy_schema import PatternsOptions
@@ -26,12 +26,32 @@ class _Tail:
 
 
 @dataclass(frozen=True, slots=True)
+class _Piece:
+    """A piece of a text and the one before it: a state that grows without copying what it holds."""
+
+    before: _Piece | None
+    text: str
+
+    def joined(self) -> str:
+        pieces: list[str] = []
+        piece: _Piece | None = self
+        while piece is not None:
+            pieces.append(piece.text)
+            piece = piece.before
+        return "".join(reversed(pieces))
+
+
+@dataclass(frozen=True, slots=True)
 class _State:
-    """Of keywords, of regexes, and where the first regex match begins or may begin that no window has decided."""
+    """Of keywords, of regexes, and where the first regex match begins or may begin that no window has decided.
+
+    `pieces` is all that was read, for regexes without a bound.
+    """
 
     words: _Tail = field(default_factory=_Tail)
     seen: Seen = field(default_factory=Seen)
     open: int = 0
+    pieces: _Piece | None = None
 
 
 def fold(text: str) -> tuple[str, list[int] | None]:
@@ -65,8 +85,11 @@ class PatternsCheck(TextCheck):
         re_options.log_errors = False
         self._regexes = [re2.compile(regex, re_options) for regex in options.regexes]
         self._open = [open_from(regex, options.ignore_case) for regex in options.regexes]
-        self._windows = Windows(step=max(128, options.max_length), reach=options.max_length)
-        self.lookahead = max(self._longest, self._windows.lookahead if self._regexes else 0)
+        self._whole = options.max_length == "unbounded" and bool(self._regexes)
+        reach = 128 if options.max_length == "unbounded" else options.max_length
+        self._windows = Windows(step=max(128, reach), reach=reach)
+        bounded = max(self._longest, self._windows.lookahead if self._regexes else 0)
+        self.lookahead: Lookahead = WHOLE if self._whole else bounded
 
     def start(self) -> _State:
         return _State()
@@ -76,7 +99,12 @@ class PatternsCheck(TextCheck):
         words, word_hits, cleared = self._step_words(state.words, text, final)
         seen, opened = state.seen, state.open
         hits: list[Hit] = []
-        if self._regexes:
+        pieces = state.pieces
+        if self._whole:
+            pieces = _Piece(pieces, text)
+            hits = self._scan(pieces.joined()) if final else []
+            cleared = cleared if final else 0
+        elif self._regexes:
             seen, hits, decided = self._windows.advance(seen, text, final, self._scan)
             opened = self._first_open(seen, max(opened, decided))
             cleared = min(cleared, max(opened, decided))
@@ -84,22 +112,24 @@ class PatternsCheck(TextCheck):
             Finding(self.name, self.category, 1.0, "rule", ((hit.start, hit.end),), hit.detail)
             for hit in sorted(word_hits + hits, key=lambda hit: hit.start)
         ]
-        return _State(words, seen, opened), findings, cleared
+        return _State(words, seen, opened, pieces), findings, cleared
 
-    def _step_words(self, tail: _Tail, new: str, final: bool) -> tuple[_Tail, list[Hit], int]:
-        text = tail.text + new
+    def _step_words(self, tail: _Tail, added: str, final: bool) -> tuple[_Tail, list[Hit], int]:
+        text = tail.text + added
         total = tail.base + len(text)
         if self._keywords is None:
             return _Tail(total), [], total
         # A match is decided when its right neighbour is known; keywords may overlap, so each is decided by itself.
         decided = total if final else max(tail.decided, total - 1)
         folded, origin = fold(text) if self._ignore_case else (text, None)
+        context = min(tail.base, 1)  # the first character is there for what stands behind it
         hits = []
         for _, first, last in self._keywords.find_matches_as_indexes(folded, overlapping=True):
             start, end = (first, last) if origin is None else (origin[first], origin[last - 1] + 1)
-            if tail.decided < tail.base + end <= decided and self._stands_alone(text, start, end):
+            new = start >= context and tail.decided < tail.base + end <= decided
+            if new and self._stands_alone(text, start, end):
                 hits.append(Hit(tail.base + start, tail.base + end, self.category, detail="keyword"))
-        cleared = total if final else tail.base + self._first_word(text, folded, origin, max(0, tail.base and 1))
+        cleared = total if final else tail.base + self._first_word(text, folded, origin, context)
         base = max(tail.base, cleared - 1)  # one character of left context
         return _Tail(base, text[base - tail.base :], decided), hits, cleared
 

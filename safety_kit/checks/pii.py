@@ -63,7 +63,7 @@ class PiiCheck(TextCheck):
             if f"pii.{kind}" in wanted and (country is None or country in options.countries)
         ]
         self.categories = frozenset(recognizer.category for recognizer in self._recognizers)
-        self._runs = Runs(_MARK, after=CONTEXT_AFTER)
+        self._runs = Runs(_MARK, before=CONTEXT_BEFORE, after=CONTEXT_AFTER)
         self.lookahead = self._runs.lookahead
 
     def start(self) -> Held:

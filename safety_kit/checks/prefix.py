@@ -1,4 +1,4 @@
-"""Where a match of a regular expression may still be open: the prefixes of all that it matches, as a regex of its own."""
+"""Where a match of a regular expression may still be open: the prefixes of its matches, as a regex of their own."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import Final
 from safety_kit.checks.windows import Hit
 
 DISGUISE: Final = (
-    r"%[0-9A-Fa-f]{2}|=[0-9A-F]{2}|&[#A-Za-z]|\\[ux]|[A-Za-z+/_-]{20}|(?<!\w)(?:\w[\W_]{1,3}){4,}"
+    r"%[0-9A-Fa-f]{2}|=[0-9A-F]{2}|&#|&[A-Za-z]{2,8};|\\[ux]|[A-Za-z][A-Za-z+/_-]{19}|(?<!\w)(?:\w[\W_]{1,3}){4,}"
     r"|[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\uff01-\uff5e\u2460-\u24ff\U0001d400-\U0001d7ff"
     r"\U000e0000-\U000e007f]"
 )
@@ -98,7 +98,7 @@ class Runs:
         return Held(held.base + base, text[base:], held.base + at), hits, held.base + at
 
     def _start(self, text: str, low: int, mark: int) -> int:
-        """Where a run with its first mark here begins, at `low` or later; it never moves back when the mark moves on."""
+        """Where a run with its first mark here begins, at `low` or later; a later mark never moves it back."""
         start, left = mark, self.neighbours
         words = [match.span() for match in _WORD.finditer(text, low, mark)]
         if words and words[-1][1] == mark:
