@@ -114,21 +114,16 @@ class Runs:
         """Where the run ends, and how far its scan sees: both are final once the text is as long as that."""
         limit = start + self.longest
         while marked < limit:
-            end = self._tail(text, marked, limit)
-            following = self.mark.search(text, marked, end + self.after)
+            word = _WORD.match(text, marked, limit)
+            own = end = word.end() if word else marked
+            for _ in range(self.neighbours):
+                word = _WORD.search(text, end, min(limit, end + _WIDEST_GAP + 1))
+                word = word and _WORD.match(text, word.start(), limit)
+                if word is None:
+                    break
+                end = word.end()
+            following = self.mark.search(text, own, end + self.after) if end > own else None
             if following is None or following.start() >= end:
                 return (end, end + self.after) if end < limit else (limit, limit + self.reach)
             marked = following.end()
         return limit, limit + self.reach
-
-    def _tail(self, text: str, marked: int, limit: int) -> int:
-        """The end of the marked word and of its neighbours."""
-        word = _WORD.match(text, marked, limit)
-        end = word.end() if word else marked
-        for _ in range(self.neighbours):
-            word = _WORD.search(text, end, min(limit, end + _WIDEST_GAP + 1))
-            word = word and _WORD.match(text, word.start(), limit)
-            if word is None:
-                break
-            end = word.end()
-        return end
