@@ -102,9 +102,24 @@ class GuardedGemma:
         self.guard = guard
         self._capture = guard.capture or Capture()
 
-    def generate(self, prompt: str | Sequence[Message], sampling: Sampling | None = None) -> Reply:
-        """Answer a prompt or a conversation inside the policy: the drained `stream`."""
-        return self.stream(prompt, sampling).reply
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        sampling: Sampling | None = None,
+        blocked: Literal["prefix", "message"] = "prefix",
+    ) -> Reply:
+        """Answer a prompt or a conversation inside the policy: the drained `stream`.
+
+        Args:
+            prompt: The user's message, or a conversation.
+            sampling: Greedy and at most 256 tokens by default.
+            blocked: What a reply that is blocked on its way comes to: what was released of it and the policy's
+                message (what a stream shows), or the message alone.
+        """
+        reply = self.stream(prompt, sampling).reply
+        if blocked == "message" and reply.output is not None and reply.output.blocked:
+            return replace(reply, reply=self.guard.message(reply.output))
+        return reply
 
     def stream(self, prompt: str | Sequence[Message], sampling: Sampling | None = None) -> GuardedStream:
         """The same, piece by piece; each piece is proven safe when it comes.

@@ -50,7 +50,8 @@ class ProbeOptions(_Strict):
 class PatternsOptions(_Strict):
     """Keywords and linear-time regular expressions (RE2 syntax).
 
-    A regex match longer than `max_length` characters may be found in parts.
+    A regex match longer than `max_length` characters may be found in parts. With ``unbounded`` it is found whole, and
+    a reply is withheld to its end.
     """
 
     type: Literal["patterns"]
@@ -59,7 +60,7 @@ class PatternsOptions(_Strict):
     regexes: tuple[str, ...] = ()
     ignore_case: bool = True
     whole_words: bool = True
-    max_length: int = Field(default=128, ge=16, le=4096)
+    max_length: Annotated[int, Field(ge=16, le=4096)] | Literal["unbounded"] = 128
 
     @field_validator("regexes")
     @classmethod

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from safety_kit.catalogue import COUNTRIES, PII
-from safety_kit.checks._recognizers import Recognizers
+from safety_kit.checks._recognizers import CONTEXT_AFTER, CONTEXT_BEFORE, Recognizers
 from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
-from safety_kit.checks.windows import Hit, Seen, Windows
+from safety_kit.checks.runs import DISGUISE, Held, Runs
+from safety_kit.checks.windows import Hit
 from safety_kit.policy_schema import PiiOptions
 from safety_kit.types import Finding
+
+_MARK = re.compile(rf"[\d@]|::|{DISGUISE}")
+"""Where a match may be: everything personal has a digit, an at sign or two colons, or hides in a disguise."""
 
 
 class PiiCheck(TextCheck):
@@ -24,14 +29,14 @@ class PiiCheck(TextCheck):
         ]
         self._recognizers = Recognizers(kinds, [COUNTRIES[country][1] for country in options.countries])
         self.categories = self._recognizers.categories
-        self._windows = Windows()
-        self.lookahead = self._windows.lookahead
+        self._runs = Runs(_MARK, before=CONTEXT_BEFORE, after=CONTEXT_AFTER)
+        self.lookahead = self._runs.lookahead
 
-    def start(self) -> Seen:
-        return Seen()
+    def start(self) -> Held:
+        return Held()
 
     def step(self, state: Any, new: Delta, final: bool) -> StepResult:
-        state, hits, cleared = self._windows.advance(state, utf8_safe(new.text), final, self._scan)
+        state, hits, cleared = self._runs.advance(state, utf8_safe(new.text), final, self._scan)
         findings = [
             Finding(self.name, hit.category, hit.score, "uncalibrated", ((hit.start, hit.end),), hit.detail)
             for hit in hits
