@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Annotated, Any, Literal
+from collections.abc import Hashable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -14,11 +14,28 @@ from safety_kit.errors import PolicyError
 Probability = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
 
 
+DEFAULT_TIMEOUT_MS, MODEL_TIMEOUT_MS = 60_000, 600_000
+
+Timeout = Annotated[int, Field(ge=1, le=86_400_000)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ProbeOptions(_Strict):
+class _Check(_Strict):
+    """What every check's options have.
+
+    `timeout_ms` is the time that the check may take for one text; one that takes longer has failed.
+    """
+
+    exact_spans: ClassVar[bool] = False
+    """Whether its findings say exactly which characters they mean, so that a rule may redact them."""
+
+    timeout_ms: Timeout = DEFAULT_TIMEOUT_MS
+
+
+class ProbeOptions(_Check):
     """A taught category: reads the model's activations.
 
     `artifact` is a bare name (the kit's own classifier for the model in use) or, with a slash or a dot, a folder
@@ -26,6 +43,7 @@ class ProbeOptions(_Strict):
     """
 
     type: Literal["probe"]
+    timeout_ms: Timeout = MODEL_TIMEOUT_MS
     artifact: str = Field(min_length=1)
 
     @property
@@ -33,11 +51,13 @@ class ProbeOptions(_Strict):
         return "/" in self.artifact or "." in self.artifact or "\\" in self.artifact
 
 
-class PatternsOptions(_Strict):
+class PatternsOptions(_Check):
     """Keywords and linear-time regular expressions (RE2 syntax).
 
     A regex match longer than `max_length` characters may be found in parts.
     """
+
+    exact_spans: ClassVar[bool] = True
 
     type: Literal["patterns"]
     category: str | None = None
@@ -70,20 +90,24 @@ class PatternsOptions(_Strict):
         return self
 
 
-class PiiOptions(_Strict):
+class PiiOptions(_Check):
     """Personal data: e-mail, phone, card, IBAN, IP …, and the identity numbers of the countries named."""
+
+    exact_spans: ClassVar[bool] = True
 
     type: Literal["pii"]
     countries: tuple[Literal[tuple(COUNTRIES)], ...] = ("us", "uk")  # type: ignore[valid-type]
 
 
-class SecretsOptions(_Strict):
+class SecretsOptions(_Check):
     """API keys, tokens, private keys."""
+
+    exact_spans: ClassVar[bool] = True
 
     type: Literal["secrets"]
 
 
-class JudgeOptions(_Strict):
+class JudgeOptions(_Check):
     """A Gemma that is asked whether a text violates a guideline, and says how probable Yes is.
 
     `model` is a hub id or a folder, perhaps beside the policy file; without it the guard's own model is asked.
@@ -91,6 +115,7 @@ class JudgeOptions(_Strict):
     """
 
     type: Literal["judge"]
+    timeout_ms: Timeout = MODEL_TIMEOUT_MS
     guideline: str = Field(pattern=r"\S", max_length=4000)
     category: str | None = Field(default=None, min_length=1)
     model: str | None = Field(default=None, min_length=1)
@@ -253,6 +278,8 @@ def _check_rules(file: PolicyFile) -> None:
                 f"{place}.category: no check gives {rule.category!r}; add a check for it or correct the name."
             )
         budgeted = file.budget is not None and rule.action == "block"
+        if rule.action == "redact":
+            _check_spans(place, rule.category, file.checks, given)
         check_rule(place, rule.category, rule.action == "redact", rule.threshold, rule.max_fpr, probe, budgeted)
         for name, options in file.checks.items():
             if isinstance(options, JudgeOptions) and covers(rule.category, options.category or name):
@@ -267,12 +294,22 @@ def _check_rules(file: PolicyFile) -> None:
             raise PolicyError(f"messages.{key}: no rule names this category; correct the name or remove the message.")
 
 
+def _check_spans(
+    place: str, category: str, checks: Mapping[str, CheckOptions], given: Mapping[str, frozenset[str] | None]
+) -> None:
+    """Refuse to redact what a check cannot point at."""
+    for name, options in checks.items():
+        if not options.exact_spans and any(covers(category, found) for found in given[name] or ()):
+            raise PolicyError(
+                f"{place}.action: a {options.type} has no exact span to redact (checks.{name}); use flag or block for "
+                f"{category!r}."
+            )
+
+
 def _check_judge_rule(place: str, rule: RuleOptions, options: JudgeOptions) -> None:
     """Refuse a rule that a judge cannot serve; whether its evidence suffices is for the guard to see."""
     if rule.category.endswith(".*"):
         raise PolicyError(f"{place}.category: name each judge's category by itself, not as {rule.category!r}.")
-    if rule.action == "redact":
-        raise PolicyError(f"{place}.action: a judge has no exact span to redact; use flag for {rule.category!r}.")
     if rule.threshold is None:
         raise PolicyError(f"{place}: a judge's category needs a threshold.")
     if rule.action == "block" and options.evidence is None:

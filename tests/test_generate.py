@@ -477,7 +477,7 @@ def test_the_json_document(either: GuardedGemma, monkeypatch: pytest.MonkeyPatch
     count = script(monkeypatch, "the cat", "<eos>")
     reply = either.generate("hi")
     document = reply.to_json()
-    assert list(document) == ["reply", "finish_reason", "input", "output", "usage", "seconds"]
+    assert list(document) == [*("reply", "finish_reason", "code", "request_id", "input", "output", "usage", "seconds")]
     assert document["reply"] == "the cat"
     assert document["input"]["action"] == document["output"]["action"] == "allow"
     assert document["usage"]["completion_tokens"] == count + 1
