@@ -198,9 +198,8 @@ class Guard:
         those that share the default.
         """
         reason = self._reason(verdict)
-        messages = self.policy.messages
-        default = messages.get("default", DEFAULT_MESSAGE)
-        return messages.get(reason.category, default) if reason else default
+        own = self.policy.message_for(reason.category) if reason else None
+        return self.policy.messages.get("default", DEFAULT_MESSAGE) if own is None else own
 
     def _reason(self, verdict: Verdict) -> Finding | None:
         """The finding that a block is explained by; None where a fault alone blocks."""
@@ -209,7 +208,7 @@ class Guard:
             for finding in verdict.findings
             if (rule := self.policy.rule_for(finding, verdict.stage)) and rule.action is Action.BLOCK
         ]
-        own = [finding for finding in blocking if finding.category in self.policy.messages]
+        own = [finding for finding in blocking if self.policy.message_for(finding.category) is not None]
         return max(own or blocking, key=lambda finding: finding.score, default=None)
 
     def explained(self, verdict: Verdict) -> Verdict:

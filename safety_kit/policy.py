@@ -176,6 +176,11 @@ class Policy:
         """Stages at which any rule asks for a category."""
         return frozenset(stage for rule in self.rules if covers(rule.category, category) for stage in rule.stages)
 
+    def message_for(self, category: str) -> str | None:
+        """A category's own message, else its narrowest family's; None where it shares the default."""
+        keys = [key for key in self.messages if key != "default" and covers(key, category)]
+        return self.messages[max(keys, key=lambda key: (not key.endswith(".*"), len(key)))] if keys else None
+
     def rule_for(self, finding: Finding, stage: Stage) -> Rule | None:
         """The strongest rule that a finding sets off; the first of equals."""
         return max((r for r in self.rules if r.fires(finding, stage)), key=lambda rule: rule.action, default=None)
