@@ -63,9 +63,10 @@ class Vault:
 
         Args:
             label: What the value is; its ASCII letters and digits stand in the placeholder.
-            value: Any text, lone surrogates included.
+            value: Any text, lone surrogates included. A restorable placeholder in it stands for its own value.
             role: Who wrote the value; None: the reply that is being checked. It says whether `restore` may write it.
         """
+        value = self.restore(value)
         label = _NO_LABEL.sub("_", label.upper())[:_LABEL].strip("_") or "DATA"
         with self._lock:
             if (label, value) not in self._made:

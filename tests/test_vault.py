@@ -40,6 +40,7 @@ rules:
   - {category: 'code <name>!', action: redact, form: pseudonymise}
 """)
 )
+PLACEHOLDER = re.compile("<[A-Z][A-Z0-9_]*_[0-9a-f]{6,}>")
 shaped = st.sampled_from(
     ["<EMAIL_", "<EMAIL_0a1b2c>", "<DATA_000000>", "<", ">", "_0a1b2c>", Vault(SECRET).placeholder("email", MAIL)]
 )
@@ -83,8 +84,10 @@ def test_what_the_guard_pseudonymised_comes_back(text: str, chunks: list[int]) -
     assert verdict.text is not None
     assert vault.restore(verdict.text) == text
     assert restored(vault, chunk(verdict.text, chunks)) == text
-    again = GUARD.check_text(verdict.text, vault=vault)  # a placeholder is no finding
-    assert again.text == verdict.text
+    again = GUARD.check_text(verdict.text, vault=vault)  # an address may be seen only now that its neighbour is gone
+    assert again.text is not None
+    assert set(PLACEHOLDER.findall(verdict.text)) <= set(PLACEHOLDER.findall(again.text))
+    assert vault.restore(again.text) == text
 
 
 @settings(max_examples=80)
@@ -156,11 +159,22 @@ def test_what_only_looks_like_a_placeholder_stays() -> None:
         assert vault.restore(text) == restored(vault, list(text)) == text
 
 
-def test_a_value_is_written_as_it_is() -> None:
+def test_a_placeholder_inside_a_value() -> None:
     vault = Vault()
-    inner = vault.placeholder("email", MAIL, "user")
+    inner, hidden = vault.placeholder("email", MAIL, "user"), vault.placeholder("email", OTHER, "system")
     outer = vault.placeholder("note", f"see {inner} \\1 \\g<0>", "user")
-    assert vault.restore(outer) == f"see {inner} \\1 \\g<0>"
+    assert vault.restore(outer) == f"see {MAIL} \\1 \\g<0>"
+    assert vault.placeholder("email", inner, "user") == inner
+    # What an instruction holds does not come out by being wrapped.
+    assert vault.restore(vault.placeholder("note", f"see {hidden}", "user")) == f"see {hidden}"
+
+
+def test_a_text_that_is_pseudonymised_already_stays() -> None:
+    vault = Vault()
+    once = GUARD.check_text(f"postgres://bob:s3cr3tpw9@localhost/x {MAIL}", vault=vault).text
+    assert once is not None
+    assert once.startswith("postgres://bob:<BASIC_AUTH_")
+    assert GUARD.check_text(once, vault=vault).text == once
 
 
 @settings(max_examples=60)
