@@ -180,4 +180,3 @@ def stream(gemma: Gemma, guard: Guard, reply: str) -> int | None:
         return None
     shown = len(watching.released)
     return sum(end <= shown for end in ends)
-

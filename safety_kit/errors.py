@@ -7,6 +7,7 @@ SafetyKitError (3)
 │   ├── ArtifactError        a classifier folder that is missing, changed or made for another model
 │   │   └── MissingArtifact  a category that was never taught for this model
 │   └── ModelError           a model that cannot be had, or is no supported Gemma
+├── CheckTimeout (3)         a check that did not come back in time; a verdict's error, raised to no caller
 └── MissingExtra (3)         a package of an extra that is not installed
 """
 
@@ -43,6 +44,10 @@ class MissingArtifact(ArtifactError):
 
 class ModelError(UserError):
     """A model that cannot be had, or that is no supported Gemma."""
+
+
+class CheckTimeout(SafetyKitError):
+    """A check did not come back in time."""
 
 
 class MissingExtra(SafetyKitError):

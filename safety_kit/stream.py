@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from safety_kit.checks.base import WHOLE, Check, Delta
-from safety_kit.guard import Guard, Which, fault
+from safety_kit.guard import Guard, Which, fault, new_request_id
 from safety_kit.redact import Cut, merge
 from safety_kit.types import Action, CheckError, Finding, Sample, Stage, Verdict
+
+if TYPE_CHECKING:
+    from safety_kit.vault import Vault
 
 QUANTUM: Final = 8
 """Text that comes without activations is read in pieces of so many characters, however it was cut before."""
@@ -52,7 +55,15 @@ class StreamGuard:
     those of `Guard.check`.
     """
 
-    def __init__(self, guard: Guard, prompt: str | None = None, activations: bool = True) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        prompt: str | None = None,
+        activations: bool = True,
+        *,
+        vault: Vault | None = None,
+        request_id: str | None = None,
+    ) -> None:
         """Start a stream.
 
         Args:
@@ -60,6 +71,8 @@ class StreamGuard:
             prompt: The message that is answered.
             activations: Each feed brings its token's activations, for the probes. If not, a policy with probes
                 withholds the reply until its end, when the guard's own model reads it.
+            vault: Of the conversation; what is released is not restored yet, which is the vault's `restorer`'s part.
+            request_id: Stands on the verdict; one is made without it.
 
         A judge at output, or another check that must see the whole (its lookahead is WHOLE), withholds the reply in
         any case; `withholding` names them.
@@ -74,7 +87,8 @@ class StreamGuard:
         self._reads_late = bool(whole)
         self._withhold = bool(withholding(guard, activations))
         self._readers = [_Reader(check, check.start()) for check in checks if check not in whole]
-        self._redactor = guard.redactor()
+        self._redactor = guard.redactor(vault)
+        self._request_id = request_id or new_request_id()
         self._queue = ""  # not yet read by the checks
         self._held = ""  # read and not released: the reply from character `_at` on
         self._at = 0
@@ -162,7 +176,7 @@ class StreamGuard:
         return text
 
     def _read(self, reader: _Reader, delta: Delta, final: bool) -> tuple[tuple[Finding, ...], tuple[CheckError, ...]]:
-        state, findings, cleared = reader.check.step(reader.state, delta, final)
+        state, findings, cleared = self._guard.call(reader.check, lambda: reader.check.step(reader.state, delta, final))
         if not reader.cleared <= cleared <= self._total:
             raise ValueError("cleared what it had not seen")
         reader.state, reader.cleared = state, self._total if final else cleared
@@ -210,7 +224,8 @@ class StreamGuard:
 
     def _decide(self) -> Verdict:
         findings = [*self._findings, *self._worst.values()]
-        return self._guard.decide(Stage.OUTPUT, findings, self._errors, self._timings)
+        verdict = self._guard.decide(Stage.OUTPUT, findings, self._errors, self._timings)
+        return replace(verdict, request_id=self._request_id)
 
     def _read_whole(self, text: str) -> str:
         """Hold the whole reply, as redacted, against the checks that read it at its end."""

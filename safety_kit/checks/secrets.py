@@ -13,7 +13,7 @@ from safety_kit.checks.prefix import open_from
 from safety_kit.checks.runs import DISGUISE, Held, Runs
 from safety_kit.checks.windows import Hit
 from safety_kit.policy_schema import SecretsOptions
-from safety_kit.types import Finding
+from safety_kit.types import Finding, Span
 
 _OWN = {
     "anthropic_key": re.compile(r"\bsk-ant-[A-Za-z0-9_-]{24,}"),
@@ -83,7 +83,7 @@ class SecretsCheck(TextCheck):
             for regex in plugin.denylist:
                 for match in regex.finditer(piece):
                     span = _secret_span(match)
-                    if _is_secret(kind, plugin, piece[slice(*span)], piece):
+                    if _is_secret(kind, plugin, piece, span):
                         hits.add((span, kind))
         return [Hit(start, end, f"secrets.{kind}") for (start, end), kind in sorted(hits)]
 
@@ -145,12 +145,14 @@ def _secret_span(match: re.Match[str]) -> tuple[int, int]:
     return longest if longest[1] - longest[0] >= 16 or match[0].startswith("://") else match.span()
 
 
-def _is_secret(kind: str, plugin: Any, value: str, piece: str) -> bool:
+def _is_secret(kind: str, plugin: Any, piece: str, span: Span) -> bool:
     """Two plugins look at what stands around a match, but only when they read files: done here."""
+    value = piece[slice(*span)]
     if kind == "azure_storage_key":
         return bool(plugin.context_keys_exists(_Candidate(value), piece))
     if kind == "basic_auth":
-        return value.strip("<>${}*").lower() not in _PLACEHOLDERS and "example." not in piece
+        host = piece[span[1] :].partition(" ")[0]
+        return value.strip("<>${}*").lower() not in _PLACEHOLDERS and "example." not in host
     return True
 
 
