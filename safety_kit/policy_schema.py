@@ -195,6 +195,9 @@ class PolicyFile(Strict):
     version: Literal[1]
     name: str = Field(min_length=1)
     on_error: Literal["block", "flag"] = "block"
+    uncheckable: Literal["block", "flag", "allow"] = Field(
+        default="block", description="What is done about parts that are no text: images, audio, files, unknown types."
+    )
     checks: dict[
         str, SerializeAsAny[Annotated[_BuiltIn, Field(discriminator="type"), WrapValidator(_or_installed)]]
     ] = Field(min_length=1)
