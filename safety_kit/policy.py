@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from safety_kit.data import data_dir
+from safety_kit.data import policy_names, shipped_policy
 from safety_kit.errors import PolicyError
 from safety_kit.policy_schema import CheckOptions, PolicyFile, RuleOptions, covers, read
 from safety_kit.types import Action, Finding, Stage
@@ -56,6 +56,25 @@ class Rule:
         return self.threshold is None or finding.score_kind == "rule" or finding.score > self.threshold
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text of which the policy's owner says what shall be done.
+
+    Attributes:
+        text: The text.
+        stage: Where it stands.
+        expect: The verdict's action.
+        category: What must be found, or a family such as ``pii.*``; None where that does not matter.
+        prompt: The message that an output answers.
+    """
+
+    text: str
+    stage: Stage
+    expect: Action
+    category: str | None = None
+    prompt: str | None = None
+
+
 @dataclass(frozen=True)
 class Policy:
     """A validated policy.
@@ -71,6 +90,7 @@ class Policy:
         budget: In (0, 1): the share of harmless texts that all probes together may block at one stage; None: each rule
             has a rate or a threshold of its own.
         calibration: What `safety-kit calibrate` writes the thresholds to.
+        examples: Texts and what is expected; they change nothing that is enforced, so no digest covers them.
     """
 
     name: str
@@ -82,19 +102,22 @@ class Policy:
     content: str
     budget: float | None = None
     calibration: Path | None = None
+    examples: tuple[Example, ...] = ()
 
     @classmethod
     def load(cls, source: Path | str = "default") -> Policy:
-        """Read a policy from a file, or the shipped one by the name ``default``.
+        """Read a policy from a file, or a shipped one by its name: ``default``, ``strict`` and so on.
 
         Raises:
             PolicyError: The file is missing, unreadable or not a valid policy.
         """
-        path = data_dir() / "policies" / "default.yaml" if source == "default" else Path(source)
+        path = (shipped_policy(source) if isinstance(source, str) else None) or Path(source)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise PolicyError(f"The policy {path} cannot be read; name a YAML file or use 'default'.") from error
+            raise PolicyError(
+                f"The policy {path} cannot be read; name a YAML file, or a shipped policy: {', '.join(policy_names())}."
+            ) from error
         try:
             return cls.parse(text, path.parent)
         except PolicyError as error:
@@ -120,10 +143,14 @@ class Policy:
             messages=dict(file.messages),
             folder=Path(folder),
             content=_canonical(
-                {key: value for key, value in file.model_dump(mode="json").items() if value is not None}
+                {k: value for k, value in file.model_dump(mode="json", exclude={"examples"}).items() if value is not None}
             ),
             budget=file.budget.blocked_harmless if file.budget else None,
             calibration=Path(folder) / file.calibration if file.calibration else None,
+            examples=tuple(
+                Example(entry.text, Stage(entry.stage), Action[entry.expect.upper()], entry.category, entry.prompt)
+                for entry in file.examples
+            ),
         )
 
     @staticmethod

@@ -170,7 +170,7 @@ def test_add_twice_another_reading_or_no_folder_is_2(policy: Path, tmp_path: Pat
 def test_the_shipped_policy_is_not_edited(tmp_path: Path) -> None:
     code, said = add(Path("default"), save_classifier(tmp_path / "rude", "rude"))
     assert code == 2
-    assert "policy show default --yaml" in said
+    assert "policy new policy.yaml --template default" in said
 
 
 BLOCK_STYLE = """\

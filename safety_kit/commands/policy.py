@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Check, show and extend policies.", no_args_is_help=True)
 
-File = Annotated[str, typer.Argument(metavar="POLICY", help="A YAML file, or default.")]
+File = Annotated[str, typer.Argument(metavar="POLICY", help="A YAML file, or a shipped policy's name.")]
 
 
 @app.command()
@@ -61,14 +61,14 @@ def show(
     as_json: Json = False,
 ) -> int:
     """Show what a policy looks for and what it does about it."""
-    from safety_kit.data import data_dir
+    from safety_kit.data import shipped_policy
     from safety_kit.policy import Policy
 
     read = Policy.load(policy)
     if as_json:
         console.emit({**json.loads(read.content), "digest": read.digest})
     elif as_yaml:
-        path = data_dir() / "policies" / "default.yaml" if policy == "default" else Path(policy)
+        path = shipped_policy(policy) or Path(policy)
         print(path.read_text(encoding="utf-8"), end="")
     else:
         _show(read)
@@ -106,16 +106,16 @@ def add(
     A check and a rule are written into the file's own text; its comments stay.
     """
     from safety_kit.commands import policy_edit
-    from safety_kit.data import data_dir
+    from safety_kit.data import data_dir, shipped_policy
 
     if max_fpr is not None and threshold is not None:
         raise PolicyError("Give --max-fpr or --threshold, not both.")
     if action not in ("block", "flag"):
         raise PolicyError("--action is block or flag.")
-    if str(policy) == "default" or policy.resolve().is_relative_to(data_dir().resolve()):
+    if shipped_policy(str(policy)) or policy.resolve().is_relative_to(data_dir().resolve()):
         raise PolicyError(
-            "The shipped policy stays as it is; start one of your own: "
-            "safety-kit policy show default --yaml > policy.yaml"
+            "A shipped policy stays as it is; start one of your own: "
+            f"safety-kit policy new policy.yaml --template {policy.stem}"
         )
     artifact, name = _artifact(folder, category)
     stages = [stage] if stage else list(Stage)
