@@ -143,7 +143,11 @@ class Policy:
             messages=dict(file.messages),
             folder=Path(folder),
             content=_canonical(
-                {k: value for k, value in file.model_dump(mode="json", exclude={"examples"}).items() if value is not None}
+                {
+                    k: value
+                    for k, value in file.model_dump(mode="json", exclude={"examples"}).items()
+                    if value is not None
+                }
             ),
             budget=file.budget.blocked_harmless if file.budget else None,
             calibration=Path(folder) / file.calibration if file.calibration else None,

@@ -38,8 +38,7 @@ def load(model: str, revision: str | None, device: str, dtype: str) -> Gemma:
 
 
 def gemma_for(policies: Sequence[Policy], model: str, revision: str | None, device: str, dtype: str) -> Gemma | None:
-    """The Gemma that a guard of any of these policies reads; None where none has probes, or judges that name no other.
-    """
+    """The Gemma that guards of these policies read; None where none has probes, or judges that name no other."""
     from safety_kit.policy_schema import JudgeOptions, ProbeOptions
 
     read = any(
