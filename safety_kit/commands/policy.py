@@ -9,29 +9,50 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from safety_kit import console
+from safety_kit.commands import corpus, models, policy_diff, policy_examples, policy_explain
 from safety_kit.commands.budget_tables import show_budgets
+from safety_kit.commands.joint_rates import measured, show_joint
 from safety_kit.commands.models import Json
 from safety_kit.errors import ArtifactError, PolicyError
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:
     from safety_kit.artifacts import Artifact
+    from safety_kit.joint import Joint
     from safety_kit.policy import Policy, Rule
     from safety_kit.policy_schema import CheckOptions
     from safety_kit.thresholds import Resolved
 
 app = typer.Typer(help="Check, show and extend policies.", no_args_is_help=True)
+app.command("test")(policy_examples.run)
+app.command()(policy_examples.new)
+app.command()(policy_diff.diff)
+app.command()(policy_explain.explain)
 
 File = Annotated[str, typer.Argument(metavar="POLICY", help="A YAML file, or a shipped policy's name.")]
 
 
 @app.command()
-def validate(policy: File, as_json: Json = False) -> int:
+def validate(
+    policy: File,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="ROWS", help="Harmless texts of yours, as for `scan`: count how many any rule blocks."
+        ),
+    ] = None,
+    stage: Annotated[Stage, typer.Option("--stage", help="Of rows that name none.")] = Stage.INPUT,
+    as_json: Json = False,
+    model: models.Model = "embedded",
+    revision: models.Revision = None,
+    device: models.Device = "auto",
+    dtype: models.Dtype = "auto",
+) -> int:
     """Check a policy.
 
     Exit 0 where it can be enforced as written, 2 with the place and the remedy where not. False-positive budgets must
     be supported by the classifiers' examples, or by the policy's calibration; of the kit's own classifiers those of
-    the embedded Gemma are read.
+    the embedded Gemma are read. A model is loaded with --on only.
     """
     from dataclasses import asdict
 
@@ -43,14 +64,17 @@ def validate(policy: File, as_json: Json = False) -> int:
         from safety_kit.checks.judge import check_evidence
 
         check_evidence(read)
-    budgets = _budgets(read, _classifiers(read))
+    budgets, joint = _budgets(read, _classifiers(read))
+    if on is not None:
+        joint += measured(corpus.read(on, stage), models.guard_for(policy, model, revision, device, dtype))
     if as_json:
-        listed = [asdict(budget) for budget in budgets]
-        console.emit({"valid": True, "name": read.name, "digest": read.digest, "budgets": listed})
+        listed, rates = [asdict(budget) for budget in budgets], [asdict(one) for one in joint]
+        console.emit({"valid": True, "name": read.name, "digest": read.digest, "budgets": listed, "joint": rates})
     else:
         counts = f"{len(read.checks)} checks, {len(read.rules)} rules"
         print(console.safe(f"{read.name}: {counts}, digest {read.digest[:12]}"))
         show_budgets(read, budgets)
+        show_joint(joint)
     return 0
 
 
@@ -61,12 +85,23 @@ def show(
     as_json: Json = False,
 ) -> int:
     """Show what a policy looks for and what it does about it."""
+
     from safety_kit.data import shipped_policy
     from safety_kit.policy import Policy
 
     read = Policy.load(policy)
     if as_json:
-        console.emit({**json.loads(read.content), "digest": read.digest})
+        examples = [
+            {
+                "text": e.text,
+                "stage": e.stage.value,
+                "expect": str(e.expect),
+                "category": e.category,
+                "prompt": e.prompt,
+            }
+            for e in read.examples
+        ]
+        console.emit({**json.loads(read.content), "examples": examples, "digest": read.digest})
     elif as_yaml:
         path = shipped_policy(policy) or Path(policy)
         print(path.read_text(encoding="utf-8"), end="")
@@ -153,8 +188,8 @@ def _classifiers(policy: Policy) -> dict[str, Artifact]:
     return loaded
 
 
-def _budgets(policy: Policy, classifiers: dict[str, Artifact]) -> list[Resolved]:
-    """What every rate and the joint budget come to.
+def _budgets(policy: Policy, classifiers: dict[str, Artifact]) -> tuple[list[Resolved], list[Joint]]:
+    """What every rate and the joint budget come to, and what the probes block together.
 
     Raises:
         PolicyError: One is not supported; all of these are named.
@@ -162,7 +197,8 @@ def _budgets(policy: Policy, classifiers: dict[str, Artifact]) -> list[Resolved]
     from safety_kit.errors import UserError
 
     if not classifiers:
-        return []
+        return [], []
+    from safety_kit.joint import joint_rates
     from safety_kit.thresholds import Thresholds
 
     heads = {c: head for artifact in classifiers.values() for c, head in artifact.heads.items()}
@@ -179,7 +215,7 @@ def _budgets(policy: Policy, classifiers: dict[str, Artifact]) -> list[Resolved]
                 faults.append(str(error))
     if faults:
         raise PolicyError("\n  ".join([f"{policy.name} has budgets that cannot be kept:", *faults]))
-    return found
+    return found, joint_rates(policy, heads, thresholds)
 
 
 def _artifact(folder: Path, category: str | None) -> tuple[Artifact, str]:
@@ -210,6 +246,8 @@ def _show(policy: Policy) -> None:
     for category, text in policy.messages.items():
         console.add_row(messages, category, text.strip())
     console.show(checks, rules, *([messages] if policy.messages else []))
+    if policy.examples:
+        print(f"{len(policy.examples)} examples: safety-kit policy test runs them.")
 
 
 def _looks_for(options: CheckOptions) -> str:
