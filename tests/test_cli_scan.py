@@ -333,7 +333,7 @@ def test_a_killed_process_is_told(rows: Path, policy: Path, tmp_path: Path, monk
     monkeypatch.setattr(scan_workers, "_lines", die)
     done = scan(rows, tmp_path / "out", policy, "--processes", "2")
     assert done.exit_code == 3
-    assert "was killed" in done.stderr
+    assert "ended too early" in done.stderr
     monkeypatch.undo()
     assert scan(rows, tmp_path / "out", policy).exit_code == 0
     assert [row["action"] for row in read(tmp_path / "out")] == ACTIONS

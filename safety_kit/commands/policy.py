@@ -91,16 +91,7 @@ def show(
 
     read = Policy.load(policy)
     if as_json:
-        examples = [
-            {
-                "text": e.text,
-                "stage": e.stage.value,
-                "expect": str(e.expect),
-                "category": e.category,
-                "prompt": e.prompt,
-            }
-            for e in read.examples
-        ]
+        examples = [{**asdict(one), "expect": str(one.expect)} for one in read.examples]
         console.emit({**json.loads(read.content), "examples": examples, "digest": read.digest})
     elif as_yaml:
         path = shipped_policy(policy) or Path(policy)

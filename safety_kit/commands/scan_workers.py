@@ -66,7 +66,7 @@ def scanner(settings: Settings, processes: int) -> Iterator[tuple[str, Scan]]:
     """The guard's digest, and a function from rows to batches of lines, in order.
 
     Raises:
-        SafetyKitError: The policy or the model cannot be had; later on, a process was killed.
+        SafetyKitError: The policy or the model cannot be had; later on, a process ended too early.
     """
     if processes == 1:
         guard = settings.guard()
@@ -80,8 +80,8 @@ def scanner(settings: Settings, processes: int) -> Iterator[tuple[str, Scan]]:
         yield digest, lambda entries: _in_order(pool, settings, processes, entries)
     except BrokenProcessPool:
         raise SafetyKitError(
-            "A process of the scan was killed; the rows before are kept. Run the same command to go on, with fewer "
-            "--processes if memory was short."
+            "A process of the scan ended too early, perhaps for want of memory; the rows before are kept. Run the same "
+            "command to go on, with fewer --processes."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
