@@ -138,8 +138,9 @@ class Thresholds:
 
     @property
     def blocked(self) -> tuple[Blocked, ...]:
-        """What the policy's calibration counted; empty where it has none."""
-        return self._calibration.blocked if self._calibration else ()
+        """What the policy's calibration counted; empty where it has none, or where the policy was another one then."""
+        held = self._calibration
+        return held.blocked if held and held.policy == self._policy.digest else ()
 
     def of(self, category: str, max_fpr: float | None, stage: Stage) -> Resolved:
         """The threshold of a rule at a stage.

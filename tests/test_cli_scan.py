@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from safety_kit.checks.patterns import PatternsCheck
 from safety_kit.commands import corpus, scan_workers
+from safety_kit.commands.scan_output import Output
 from safety_kit.errors import DataError
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
@@ -211,6 +212,24 @@ def test_what_is_torn_is_done_again(rows: Path, policy: Path, tmp_path: Path, ke
     assert out.read_bytes().startswith(b"".join(lines[:keep]))
     assert json.loads(done.stdout)["resumed"] == keep
     assert json.loads(done.stdout)["actions"] == {"allow": 2, "flag": 0, "redact": 1, "block": 1}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(places=st.lists(st.integers(1, 10**6), unique=True, max_size=12).map(sorted), data=st.data())
+def test_a_cut_anywhere_is_mended(tmp_path: Path, places: list[int], data: st.DataObject) -> None:
+    path, lines = tmp_path / "out", [json.dumps({"row": place, "x": "y" * (place % 50)}) for place in places]
+    whole = "".join(f"{line}\n" for line in lines).encode()
+    seen: list[int] = []
+    path.unlink(missing_ok=True)
+    for at in data.draw(st.lists(st.integers(0, len(whole)), max_size=4)):
+        with Output(path, {"input": "a"}, places, lambda row: None) as output:
+            output.write(lines[output.done :])
+        path.write_bytes(whole[:at])
+    with Output(path, {"input": "a"}, places, lambda row: seen.append(row["row"])) as output:
+        assert seen == places[: output.done]
+        output.write(lines[output.done :])
+        output.sync()
+    assert path.read_bytes() == whole
 
 
 def test_another_input_policy_or_option_is_refused(rows: Path, policy: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safety_kit.errors import DataError, MissingExtra
-from safety_kit.types import Sample, Stage
+from safety_kit.types import Role, Sample, Stage
 
 if TYPE_CHECKING:
     from classifiers.rows import Source
@@ -168,8 +168,8 @@ def _read(place: int, record: Any, stage: Stage, own: set[str | None], keep: Seq
     kept = {
         str(name): _plain(value) for name, value in record.items() if name in keep or (ALL in keep and name not in own)
     }
-    role = "user" if stage is Stage.INPUT else "assistant"
-    return Entry(place, Sample(text, role, stage, None if _missing(prompt) else prompt), "", kept)  # type: ignore[arg-type]
+    role: Role = "user" if stage is Stage.INPUT else "assistant"
+    return Entry(place, Sample(text, role, stage, None if _missing(prompt) else prompt), "", kept)
 
 
 def _missing(value: object) -> bool:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from safety_kit import console
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:
@@ -32,19 +31,19 @@ def measured(texts: Corpus, guard: Guard) -> list[Joint]:
 def show_joint(rates: Sequence[Joint]) -> None:
     """A line a stage, and what could not be known."""
     if rates:
-        print("Harmless texts that at least one rule blocks:")
+        print("Harmless texts that are blocked, all rules together:")
     for one in rates:
         most = f"at most {one.bound:.2%} at 95 % confidence"
         match one.source:
             case "examples":
-                share = f"{one.low:.2%} to {one.high:.2%} of the held-out examples"
+                share = f"{one.low:.2%} to {one.high:.2%} of the probes' held-out examples"
             case "traffic":
-                share = f"{one.low:.2%} of {one.n} rows of your traffic"
+                share = f"{one.low:.2%} of {one.n} rows of your traffic, by the probes"
             case "texts":
-                share = f"{one.low:.2%} of {one.n} of the rows given"
-        print(f"  at {one.stage.value}: {share}, {most}")
+                share = f"{one.low:.2%} of {one.n} rows given, by any check"
+        print(f"  at {one.stage.value}: {share}; {most}")
     if any(one.source == "examples" for one in rates):
-        console.show(
-            "A classifier keeps the scores of its own examples but no text, so which of them two rules share is not "
-            "known: the least is the largest rule's share, the most their sum. --on ROWS counts it on texts of yours."
+        print(
+            "Which held-out examples two probes share is not known, as no texts are kept: the least is the largest\n"
+            "probe's share, the most is their sum. --on ROWS counts on harmless texts of yours."
         )

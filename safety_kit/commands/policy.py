@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from safety_kit.thresholds import Resolved
 
 app = typer.Typer(help="Check, show and extend policies.", no_args_is_help=True)
-app.command("test")(policy_examples.run)
-app.command()(policy_examples.new)
-app.command()(policy_diff.diff)
-app.command()(policy_explain.explain)
 
 File = Annotated[str, typer.Argument(metavar="POLICY", help="A YAML file, or a shipped policy's name.")]
 
@@ -91,6 +87,8 @@ def show(
 
     read = Policy.load(policy)
     if as_json:
+        from dataclasses import asdict
+
         examples = [{**asdict(one), "expect": str(one.expect)} for one in read.examples]
         console.emit({**json.loads(read.content), "examples": examples, "digest": read.digest})
     elif as_yaml:
@@ -157,6 +155,12 @@ def add(
     else:
         print(console.safe(f'{policy}: {name} is checked now. Try: safety-kit check --policy {policy} "a text"'))
     return 0
+
+
+app.command("test")(policy_examples.run)
+app.command()(policy_diff.diff)
+app.command()(policy_explain.explain)
+app.command()(policy_examples.new)
 
 
 def _classifiers(policy: Policy) -> dict[str, Artifact]:

@@ -168,8 +168,9 @@ class Summary:
             console.show(found)
         if self.slowest is not None:
             total, most, count = self.spent[self.slowest]
-            mean, longest = console.milliseconds(total / count), console.milliseconds(most)
-            print(console.safe(f"The slowest check is {self.slowest}: {mean} a row, {longest} at most."))
+            print(
+                console.safe(f"The slowest check is {self.slowest}: {total / count:.2f} ms a row, {most:.2f} at most.")
+            )
         if self.faulty:
             by = ", ".join(f"{check} ({count})" for check, count in self.errors.most_common())
             print(console.safe(f"{self.faulty} rows have errors: {by}. Each says which in its `errors`."))

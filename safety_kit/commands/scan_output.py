@@ -76,15 +76,25 @@ class Output:
                 while data:
                     data = data[self._file.write(data) or 0 :]
             except OSError as error:
-                raise SafetyKitError(
-                    f"{self._path}: {error.strerror or type(error).__name__}. The first {self.done} rows are kept; "
-                    "make room and run the same command to go on."
-                ) from error
+                raise self._fault(error) from error
             self.done += 1
 
     def sync(self) -> None:
-        """Have the system put all that was written on the disk."""
-        os.fsync(self._file.fileno())
+        """Have the system put all that was written on the disk.
+
+        Raises:
+            SafetyKitError: It cannot.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._fault(error) from error
+
+    def _fault(self, error: OSError) -> SafetyKitError:
+        return SafetyKitError(
+            f"{self._path}: {error.strerror or type(error).__name__}. The first {self.done} rows are kept; make room "
+            "and run the same command to go on."
+        )
 
     def _begin(self, begun: dict[str, str]) -> None:
         beside = self._path.with_name(self._path.name + BESIDE)
