@@ -331,11 +331,11 @@ def test_a_full_disk_keeps_what_was_done(rows: Path, policy: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_several_processes_give_the_same(rows: Path, policy: Path, tmp_path: Path) -> None:
-    source = write(tmp_path / "in.jsonl", [{"text": f"{TEXTS[i % 3]} {i}", "id": i} for i in range(300)])
-    for number in ("1", "3"):
+    source = write(tmp_path / "in.jsonl", [{"text": f"{TEXTS[i % 3]} {i}", "id": i} for i in range(400)])
+    for number in ("1", "2"):
         done = scan(source, tmp_path / number, policy, "--processes", number, "--keep", "id")
         assert done.exit_code == 0, done.stderr
-    assert without_times(tmp_path / "1") == without_times(tmp_path / "3")
+    assert without_times(tmp_path / "1") == without_times(tmp_path / "2")
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ rules:
   - {category: banned, action: block}
   - {category: loud, action: block, max_fpr: 0.05}
   - {category: louder, action: flag, threshold: 0.2}
-  - {category: louder, stages: [output], action: block, threshold: 0.9}
+  - {category: louder, stages: [output], action: block, threshold: 0.45}
 """
 
 RULES = PROBES.split("rules:\n")[1].splitlines()
@@ -287,7 +287,7 @@ def test_diff_shares_one_model(probed: Path, tmp_path: Path, monkeypatch: pytest
     loaded: list[FakeGemma] = []
     monkeypatch.setattr(models, "load", lambda *_: loaded.append(FakeGemma()) or loaded[-1])
     other = tmp_path / "other.yaml"
-    other.write_text(PROBES.replace("max_fpr: 0.05", "threshold: 0.999"))
+    other.write_text(PROBES.replace("max_fpr: 0.05", "threshold: 0.4599"))
     changes = said("diff", str(probed), str(other), rows(tmp_path / "in.jsonl", ["hello", "hello!!!!!!!!!!!!!"]))[
         "changes"
     ]
@@ -365,7 +365,7 @@ def test_explain_a_fault(text_policy: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_explain_thresholds_of_a_budget_and_of_traffic(probed: Path, tmp_path: Path) -> None:
     budgeted = PROBES.replace(", max_fpr: 0.05", "").replace(
-        "action: block, threshold: 0.9", "action: flag, threshold: 0.9"
+        "action: block, threshold: 0.45", "action: flag, threshold: 0.45"
     )
     probed.write_text(budgeted + "budget: {blocked_harmless: 0.05}\n")
     assert said("explain", "hi", "--policy", str(probed))["rules"][1]["threshold_from"] == (
@@ -400,9 +400,10 @@ def test_the_joint_rate_of_examples_lies_between_the_largest_and_the_sum(probed:
     rule = Guard(Policy.load(probed), FakeGemma()).policy.rules[1]
     rates = {
         name: np.mean([head.probability(float(s), Stage.INPUT) > limit for s in head.negatives[Stage.INPUT]])
-        for (name, head), limit in zip(heads.items(), (rule.threshold, 0.9), strict=True)
+        for (name, head), limit in zip(heads.items(), (rule.threshold, 0.45), strict=True)
     }
     assert at_input["low"] == at_input["high"] == pytest.approx(rates["loud"])  # one category blocks at input
+    assert min(rates.values()) > 0
     assert at_output["low"] == pytest.approx(max(rates.values()))
     assert at_output["high"] == pytest.approx(sum(rates.values()))
     assert at_output["high"] < at_output["bound"] < 0.2
@@ -431,7 +432,7 @@ def test_the_joint_rate_of_traffic_is_counted(probed: Path) -> None:
     assert at_input["bound"] == joint.upper_bound(640, 20)
     assert at_output["source"] == "examples"
     page = policy("validate", str(probed)).stdout
-    probed.write_text(probed.read_text().replace("threshold: 0.9", "threshold: 0.8"))
+    probed.write_text(probed.read_text().replace("threshold: 0.45", "threshold: 0.8"))
     assert said("validate", str(probed))["joint"][0]["source"] == "examples"  # what was counted is of another policy
     assert "3.12% of 640 rows of your traffic, by the probes" in page
 
