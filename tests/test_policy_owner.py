@@ -287,10 +287,9 @@ def test_diff_shares_one_model(probed: Path, tmp_path: Path, monkeypatch: pytest
     loaded: list[FakeGemma] = []
     monkeypatch.setattr(models, "load", lambda *_: loaded.append(FakeGemma()) or loaded[-1])
     other = tmp_path / "other.yaml"
-    other.write_text(PROBES.replace("max_fpr: 0.05", "threshold: 0.4599"))
-    changes = said("diff", str(probed), str(other), rows(tmp_path / "in.jsonl", ["hello", "hello!!!!!!!!!!!!!"]))[
-        "changes"
-    ]
+    other.write_text(PROBES.replace("max_fpr: 0.05", "threshold: 0.999"))
+    source = rows(tmp_path / "in.jsonl", ["hello", "hello!!!!!!!!!!!!!"])
+    changes = said("diff", str(probed), str(other), source)["changes"]
     assert [(one["row"], one["from"], one["to"], one["categories"]) for one in changes] == [
         (2, "block", "flag", ["-loud"])
     ]
