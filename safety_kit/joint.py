@@ -57,7 +57,7 @@ def joint_rates(policy: Policy, heads: Mapping[str, Head], thresholds: Threshold
         above = _thresholds(policy, heads, thresholds, stage)
         if not above:
             continue
-        if one := counted.get(stage):
+        if (one := counted.get(stage)) and one.limits == above:
             rate = one.blocked / one.rows
             found.append(Joint(stage, "traffic", one.rows, rate, rate, _upper(one.reached, one.rows)))
         else:

@@ -36,9 +36,13 @@ class Calibrated(_Strict):
 
 
 class Blocked(_Strict):
-    """Of the log's rows at a stage, how many any probe blocks, and how many reach a threshold or are above it."""
+    """Of the log's rows at a stage, how many any probe blocks, and how many reach a threshold or are above it.
+
+    `limits` are the thresholds, by category, for which this holds.
+    """
 
     stage: Stage
+    limits: dict[str, Share]
     rows: int = Field(gt=0)
     blocked: int = Field(ge=0)
     reached: int = Field(ge=0)
@@ -138,9 +142,8 @@ class Thresholds:
 
     @property
     def blocked(self) -> tuple[Blocked, ...]:
-        """What the policy's calibration counted; empty where it has none, or where the policy was another one then."""
-        held = self._calibration
-        return held.blocked if held and held.policy == self._policy.digest else ()
+        """What the policy's calibration counted, for the thresholds that it then had; empty where it has none."""
+        return self._calibration.blocked if self._calibration else ()
 
     def of(self, category: str, max_fpr: float | None, stage: Stage) -> Resolved:
         """The threshold of a rule at a stage.

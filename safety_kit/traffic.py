@@ -157,7 +157,7 @@ def blocked(policy: Policy, scores: Scores, thresholds: Sequence[Calibrated]) ->
         over = logits - [np.log(threshold / (1 - threshold)) for threshold in limits.values()]
         any_over = np.max(over, axis=1)
         hits, reached = int(np.sum(any_over > 0)), int(np.sum(any_over > -2 * MARGIN))
-        found.append(Blocked(stage=stage, rows=len(logits), blocked=hits, reached=reached))
+        found.append(Blocked(stage=stage, limits=limits, rows=len(logits), blocked=hits, reached=reached))
     return found
 
 

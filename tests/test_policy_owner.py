@@ -424,15 +424,17 @@ def test_the_joint_rate_of_traffic_is_counted(probed: Path) -> None:
     calibration(
         probed,
         [Calibrated(category="loud", stage=Stage.INPUT, max_fpr=0.05, threshold=0.6, n=640)],
-        [Blocked(stage=Stage.INPUT, rows=640, blocked=20, reached=21)],
+        [Blocked(stage=Stage.INPUT, limits={"loud": 0.6}, rows=640, blocked=20, reached=21)],
     )
     at_input, at_output = said("validate", str(probed))["joint"]
     assert (at_input["source"], at_input["n"], at_input["low"]) == ("traffic", 640, 20 / 640)
     assert at_input["bound"] == joint.upper_bound(640, 20)
     assert at_output["source"] == "examples"
     page = policy("validate", str(probed)).stdout
-    probed.write_text(probed.read_text().replace("threshold: 0.45", "threshold: 0.8"))
-    assert said("validate", str(probed))["joint"][0]["source"] == "examples"  # what was counted is of another policy
+    probed.write_text(probed.read_text().replace("threshold: 0.2", "threshold: 0.3"))
+    assert said("validate", str(probed))["joint"][0]["source"] == "traffic"  # that rule only flags
+    probed.write_text(probed.read_text().replace("stages: [output], ", ""))
+    assert said("validate", str(probed))["joint"][0]["source"] == "examples"  # another rule blocks at input now
     assert "3.12% of 640 rows of your traffic, by the probes" in page
 
 
@@ -445,6 +447,7 @@ def test_what_a_log_blocks_is_counted_over_all_probes() -> None:
         spec, scores, [Calibrated(category="loud", stage=Stage.OUTPUT, max_fpr=0.05, threshold=limit, n=5)]
     )
     assert (one.stage, one.rows, one.blocked, one.reached) == (Stage.OUTPUT, 5, 3, 4)
+    assert one.limits == {"loud": 0.5, "louder": 0.45}
 
 
 def test_validate_counts_on_rows_of_ones_own(text_policy: Path, tmp_path: Path) -> None:
