@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from safety_kit.contradictions import never_decides, refuse_contradictions
-from safety_kit.data import data_dir
+from safety_kit.data import policy_names, shipped_policy
 from safety_kit.errors import PolicyError
 from safety_kit.policy_schema import CheckOptions, PolicyFile, RuleOptions, covers, read
 from safety_kit.types import Action, Finding, Stage
@@ -57,6 +57,25 @@ class Rule:
         return self.threshold is None or finding.score_kind == "rule" or finding.score > self.threshold
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text of which the policy's owner says what shall be done.
+
+    Attributes:
+        text: The text.
+        stage: Where it stands.
+        expect: The verdict's action.
+        category: What must be found, or a family such as ``pii.*``; None where that does not matter.
+        prompt: The message that an output answers.
+    """
+
+    text: str
+    stage: Stage
+    expect: Action
+    category: str | None = None
+    prompt: str | None = None
+
+
 @dataclass(frozen=True)
 class Policy:
     """A validated policy.
@@ -73,6 +92,7 @@ class Policy:
             has a rate or a threshold of its own.
         calibration: What `safety-kit calibrate` writes the thresholds to.
         uncheckable: What is done about a part of a conversation that no check can read; ALLOW, FLAG or BLOCK.
+        examples: Texts and what is expected; they change nothing that is enforced, so no digest covers them.
     """
 
     name: str
@@ -85,19 +105,22 @@ class Policy:
     budget: float | None = None
     calibration: Path | None = None
     uncheckable: Action = Action.BLOCK
+    examples: tuple[Example, ...] = ()
 
     @classmethod
     def load(cls, source: Path | str = "default") -> Policy:
-        """Read a policy from a file, or the shipped one by the name ``default``.
+        """Read a policy from a file, or a shipped one by its name: ``default``, ``strict`` and so on.
 
         Raises:
             PolicyError: The file is missing, unreadable or not a valid policy.
         """
-        path = data_dir() / "policies" / "default.yaml" if source == "default" else Path(source)
+        path = (shipped_policy(source) if isinstance(source, str) else None) or Path(source)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise PolicyError(f"The policy {path} cannot be read; name a YAML file or use 'default'.") from error
+            raise PolicyError(
+                f"The policy {path} cannot be read; name a YAML file, or a shipped policy: {', '.join(policy_names())}."
+            ) from error
         try:
             return cls.parse(text, path.parent)
         except PolicyError as error:
@@ -125,11 +148,19 @@ class Policy:
             messages=dict(file.messages),
             folder=Path(folder),
             content=_canonical(
-                {key: value for key, value in file.model_dump(mode="json").items() if value is not None}
+                {
+                    k: value
+                    for k, value in file.model_dump(mode="json", exclude={"examples"}).items()
+                    if value is not None
+                }
             ),
             budget=file.budget.blocked_harmless if file.budget else None,
             calibration=Path(folder) / file.calibration if file.calibration else None,
             uncheckable=Action[file.uncheckable.upper()],
+            examples=tuple(
+                Example(entry.text, Stage(entry.stage), Action[entry.expect.upper()], entry.category, entry.prompt)
+                for entry in file.examples
+            ),
         )
 
     @staticmethod

@@ -189,6 +189,26 @@ class BudgetOptions(Strict):
     blocked_harmless: Probability
 
 
+class ExampleOptions(Strict):
+    """A text and what shall be done about it; `safety-kit policy test` runs them.
+
+    `category`, or a family such as `pii.*`, must then be among what was found. `prompt` is the message that an output
+    answers.
+    """
+
+    text: str
+    stage: Literal["input", "output"] = "input"
+    expect: Literal["allow", "flag", "redact", "block"]
+    category: str | None = Field(default=None, min_length=1)
+    prompt: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExampleOptions:
+        if self.category is not None and self.expect == "allow":
+            raise ValueError("nothing is found in a text that is allowed; remove category, or expect an action")
+        return self
+
+
 class PolicyFile(Strict):
     """The whole file."""
 
@@ -207,6 +227,7 @@ class PolicyFile(Strict):
     calibration: str | None = Field(
         default=None, min_length=1, description="What `safety-kit calibrate` writes, relative to this file."
     )
+    examples: tuple[ExampleOptions, ...] = Field(default=(), description="What `safety-kit policy test` runs.")
 
 
 class _Loader(yaml.SafeLoader):
@@ -330,6 +351,10 @@ def _check_rules(file: PolicyFile) -> None:
         if isinstance(options, JudgeOptions) and (options.category or name) in others:
             raise PolicyError(f"checks.{name}: another check gives its category too; give the judge one of its own.")
     categories = {rule.category for rule in file.rules}
+    for number, example in enumerate(file.examples):
+        named = example.category
+        if named and not any(covers(c, named) or covers(named, c) for c in categories):
+            raise PolicyError(f"examples[{number}].category: no rule names {named!r}; correct it or remove it.")
     for key in file.messages:
         if key != "default" and not any(covers(category, key) for category in categories):
             raise PolicyError(f"messages.{key}: no rule names this category; correct the name or remove the message.")
