@@ -96,7 +96,7 @@ class ChunkStream:
 
     @property
     def done(self) -> bool:
-        return False
+        return self.message is not None
 
     def close(self) -> list[dict[str, Any]]:
         return [chunk for index in self._texts if index not in self._finish for chunk in self._end(index)]

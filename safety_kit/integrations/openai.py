@@ -148,7 +148,8 @@ def _is_checked(request: httpx2.Request) -> bool:
 
 
 def _is_stream(reply: Any) -> bool:
-    return reply.status_code < 400 and reply.headers.get("content-type", "").startswith("text/event-stream")
+    kind: str = reply.headers.get("content-type", "")
+    return bool(reply.status_code < 400) and kind.startswith("text/event-stream")
 
 
 def _headers(message: Any) -> list[tuple[str, str]]:

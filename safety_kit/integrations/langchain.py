@@ -1,0 +1,197 @@
+"""A guard around a LangChain chat model, as a Runnable: alone, or as a step of a chain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from safety_kit.errors import MissingExtra, UserError
+from safety_kit.guard import Guard
+from safety_kit.integrations import Blocked, OnBlock
+from safety_kit.integrations._chat import ChunkStream, check_request, check_response
+
+try:
+    from langchain_core.language_models import LanguageModelInput
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+    from langchain_core.messages import convert_to_messages, convert_to_openai_messages
+    from langchain_core.messages.tool import tool_call_chunk
+    from langchain_core.prompt_values import PromptValue
+    from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, run_in_executor
+except ImportError as error:
+    raise MissingExtra("langchain-core", "integrations") from error
+
+_BOUND = ("tools", "functions", "response_format")
+"""What a model may be bound to that it reads, beside the messages."""
+
+
+class GuardedChat(Runnable[LanguageModelInput, BaseMessage]):
+    """A chat model inside a policy.
+
+    Messages and bound tools are checked before the model sees them, and passed on redacted; its reply is checked after,
+    a stream as it comes, the arguments of tool calls too. At a block the reply is the policy's message, with
+    ``content_filter`` as its finish reason. Callbacks and traces of the model see what the model sees.
+    """
+
+    def __init__(self, model: Runnable[LanguageModelInput, Any], guard: Guard, on_block: OnBlock = "message") -> None:
+        """Wrap.
+
+        Args:
+            model: A chat model, or one bound to tools; a chain goes before or after, not inside.
+            guard: What to hold messages against; its own model serves its probes.
+            on_block: ``message``, or ``raise``: `Blocked`, where the reply is read.
+        """
+        self.model = model
+        self.guard = guard
+        self._raises = on_block == "raise"
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> BaseMessage:
+        messages, kwargs, refusal = self._ask(input, kwargs)
+        return refusal or self._reply(self.model.invoke(messages, config, **kwargs))
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> BaseMessage:
+        messages, kwargs, refusal = await run_in_executor(config, self._ask, input, kwargs)
+        if refusal is not None:
+            return refusal
+        return await run_in_executor(config, self._reply, await self.model.ainvoke(messages, config, **kwargs))
+
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[BaseMessage]:
+        messages, kwargs, refusal = self._ask(input, kwargs)
+        if refusal is not None:
+            yield AIMessageChunk(**refusal.model_dump(exclude={"type"}))
+            return
+        flow = ChunkStream(self.guard)
+        for chunk in self.model.stream(messages, config, **kwargs):
+            yield from self._passed(flow.feed(_chunk(chunk)), flow, chunk)
+            if flow.done:
+                return
+        yield from self._passed(flow.close(), flow)
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[BaseMessage]:
+        messages, kwargs, refusal = await run_in_executor(config, self._ask, input, kwargs)
+        if refusal is not None:
+            yield AIMessageChunk(**refusal.model_dump(exclude={"type"}))
+            return
+        flow = ChunkStream(self.guard)
+        async for chunk in self.model.astream(messages, config, **kwargs):
+            for passed in self._passed(await run_in_executor(config, flow.feed, _chunk(chunk)), flow, chunk):
+                yield passed
+            if flow.done:
+                return
+        for passed in self._passed(await run_in_executor(config, flow.close), flow):
+            yield passed
+
+    def _ask(
+        self, input: LanguageModelInput, kwargs: dict[str, Any]
+    ) -> tuple[list[BaseMessage], dict[str, Any], AIMessage | None]:
+        """What the model may see, and the reply if it may see nothing."""
+        messages = _messages(input)
+        bound: dict[str, Any] = {}
+        model = self.model
+        while isinstance(model, RunnableBinding):
+            bound, model = {**model.kwargs, **bound}, model.bound
+        read = {k: v for k, v in {**bound, **kwargs}.items() if k in _BOUND and isinstance(v, dict | list)}
+        checked = check_request(self.guard, {"messages": list(map(_to_json, messages)), **read})
+        if checked.message is not None:
+            return [], {}, self._refusal(checked.message)
+        passed = [_rewritten(*pair) for pair in zip(messages, checked.value["messages"], strict=True)]
+        return passed, {**kwargs, **{key: checked.value[key] for key in read}}, None
+
+    def _reply(self, reply: Any) -> BaseMessage:
+        if not isinstance(reply, AIMessage):
+            raise UserError(f"The model gave {type(reply).__name__}; GuardedChat wraps chat models, not chains.")
+        choice = {"index": 0, "message": _to_json(reply), "finish_reason": "stop"}
+        checked = check_response(self.guard, {"choices": [choice]})
+        if checked.message is not None:
+            return self._refusal(checked.message)
+        return _rewritten(reply, checked.value["choices"][0]["message"])
+
+    def _refusal(self, message: str) -> AIMessage:
+        if self._raises:
+            raise Blocked(message)
+        return AIMessage(message, response_metadata={"finish_reason": "content_filter"})
+
+    def _passed(
+        self, chunks: list[dict[str, Any]], flow: ChunkStream, source: BaseMessage | None = None
+    ) -> Iterator[BaseMessage]:
+        if flow.message is not None and self._raises:
+            raise Blocked(flow.message)
+        for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+            delta = choice["delta"]
+            calls = [
+                tool_call_chunk(
+                    name=call["function"].get("name"), args=call["function"].get("arguments"), id=call.get("id"),
+                    index=call["index"],
+                )
+                for call in delta.get("tool_calls") or []
+            ]
+            metadata = {"finish_reason": choice["finish_reason"]} if choice.get("finish_reason") else {}
+            extra = {"reasoning_content": delta["reasoning_content"]} if delta.get("reasoning_content") else {}
+            yield AIMessageChunk(
+                content=delta.get("content") or "",
+                tool_call_chunks=calls,
+                response_metadata=metadata,
+                additional_kwargs=extra,
+            )
+        if isinstance(source, AIMessageChunk) and source.usage_metadata:
+            yield AIMessageChunk(content="", id=source.id, usage_metadata=source.usage_metadata)
+
+
+def _messages(value: Any) -> list[BaseMessage]:
+    if isinstance(value, PromptValue):
+        return value.to_messages()
+    if isinstance(value, str):
+        return [HumanMessage(value)]
+    if isinstance(value, list | tuple):
+        return convert_to_messages(value)
+    raise UserError(f"The input is of type {type(value).__name__}; give messages, a prompt's value or a text.")
+
+
+def _to_json(message: BaseMessage) -> dict[str, Any]:
+    """The message as the OpenAI API writes it, with whatever else a model may be shown of it."""
+    value: dict[str, Any] = convert_to_openai_messages([message], text_format="block")[0]
+    if isinstance(message.content, str):
+        value["content"] = message.content
+    if message.additional_kwargs:
+        value["additional_kwargs"] = message.additional_kwargs
+    if isinstance(message, AIMessage) and message.invalid_tool_calls:
+        value["invalid_tool_calls"] = message.invalid_tool_calls
+    return value
+
+
+def _rewritten(message: BaseMessage, value: dict[str, Any]) -> BaseMessage:
+    """The message with what may be passed on of it."""
+    if value == _to_json(message):
+        return message
+    update: dict[str, Any] = {key: value[key] for key in ("content", "name") if key in value}
+    update |= {key: value[key] for key in ("additional_kwargs", "invalid_tool_calls") if key in value}
+    update["response_metadata"] = {k: v for k, v in message.response_metadata.items() if k != "logprobs"}
+    if isinstance(message, AIMessage) and message.tool_calls:
+        update["tool_calls"] = [
+            {**call, "name": new["function"]["name"], "args": json.loads(new["function"]["arguments"])}
+            for call, new in zip(message.tool_calls, value["tool_calls"], strict=True)
+        ]
+    return message.model_copy(update=update)
+
+
+def _chunk(message: Any) -> dict[str, Any]:
+    if not isinstance(message, AIMessageChunk):
+        raise UserError(f"The model gave {type(message).__name__}; GuardedChat wraps chat models, not chains.")
+    blocks = [message.content] if isinstance(message.content, str) else message.content
+    if any(isinstance(b, dict) and b.get("type") not in ("text", "tool_use", "tool_call_chunk") for b in blocks):
+        raise UserError("The model streams blocks that are no text, which the guard cannot read; do not stream it.")
+    delta: dict[str, Any] = {"content": str(message.text)}
+    if reasoning := message.additional_kwargs.get("reasoning_content"):
+        delta["reasoning_content"] = reasoning
+    if message.tool_call_chunks:
+        delta["tool_calls"] = [
+            {"index": c["index"] or 0, "id": c["id"], "function": {"name": c["name"], "arguments": c["args"] or ""}}
+            for c in message.tool_call_chunks
+        ]
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
