@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from safety_kit import exchange
 from safety_kit.checks.base import Check, build
 from safety_kit.errors import PolicyError, SafetyKitError
 from safety_kit.policy import DEFAULT_MESSAGE, Policy
 from safety_kit.policy_schema import JudgeOptions, ProbeOptions, check_rule, covers, given_by
 from safety_kit.redact import Cut, Redactor, cuts_of, merge
 from safety_kit.types import Action, CheckError, Finding, Role, Sample, Stage, Verdict
+from safety_kit.verdict_cache import BATCH, VerdictCache
 
 if TYPE_CHECKING:
     from safety_kit.checks.probe import ProbeCheck
+    from safety_kit.exchange import RequestVerdict, ResponseVerdict
     from safety_kit.gemma.trace import Capture
     from safety_kit.golden import Tracer
 
@@ -51,6 +55,7 @@ class Guard:
         text_checks: Checks of the text alone.
         probes: The check that reads activations, or None.
         judges: Checks that ask a model, a forward pass a text.
+        cache: Verdicts of the texts of conversations.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class Guard:
             if (wanted := frozenset(c for c in given_by(name, options) or () if policy.stages_of(c)))
             and not isinstance(options, ProbeOptions | JudgeOptions)
         )
+        self.cache = VerdictCache()
         self._key = secrets.token_bytes(16)
         self._order = {name: number for number, name in enumerate(policy.checks)}
 
@@ -141,6 +147,60 @@ class Guard:
         """The verdict for one text, written by the user (input) or by the model (output)."""
         role: Role = "user" if Stage(stage) is Stage.INPUT else "assistant"
         return self.check([Sample(text, role, Stage(stage), prompt)])[0]
+
+    def check_many(
+        self, texts: Iterable[str], stage: Stage | str = Stage.INPUT, prompts: Iterable[str | None] | None = None
+    ) -> list[Verdict]:
+        """A verdict for each text, in order; a batch shares its forward passes, and memory holds one batch.
+
+        Args:
+            texts: Any number of texts.
+            stage: Where they all stand.
+            prompts: For replies, the message that each one answers.
+
+        Raises:
+            ValueError: There are more or fewer prompts than texts.
+        """
+        stage = Stage(stage)
+        role: Role = "user" if stage is Stage.INPUT else "assistant"
+        texts = list(texts)
+        asked = list(prompts) if prompts is not None else [None] * len(texts)
+        samples = [Sample(text, role, stage, prompt) for text, prompt in zip(texts, asked, strict=True)]
+        batches = (samples[start : start + BATCH] for start in range(0, len(samples), BATCH))
+        return [verdict for batch in batches for verdict in self.check(batch)]
+
+    async def acheck(self, samples: Sequence[Sample], checks: Which = "all") -> list[Verdict]:
+        """`check`, in a worker thread; a cancelled call's result is dropped, and the guard stays as it was."""
+        return await asyncio.to_thread(self.check, samples, checks)
+
+    def check_request(self, request: Mapping[str, Any]) -> RequestVerdict:
+        """Check every text of a chat completion's request; docs/guides/positions.md lists the places.
+
+        Args:
+            request: The body, as `json.loads` gives it.
+
+        Returns:
+            The verdicts by place, and the request that may be passed on.
+
+        Raises:
+            ConversationError: It is no chat completion request: where, and what belongs there.
+        """
+        return exchange.check_request(self, request)
+
+    def check_response(self, response: Mapping[str, Any], request: Mapping[str, Any] | None = None) -> ResponseVerdict:
+        """Check every text of a chat completion; `ResponseStream` does it for a streamed one.
+
+        Args:
+            response: The body, as `json.loads` gives it.
+            request: What it answers.
+
+        Returns:
+            The verdicts by place, and the response that may be passed on.
+
+        Raises:
+            ConversationError: It is no chat completion: where, and what belongs there.
+        """
+        return exchange.check_response(self, response, request)
 
     @staticmethod
     def merge(first: Verdict, then: Verdict) -> Verdict:

@@ -71,6 +71,7 @@ class Policy:
         budget: In (0, 1): the share of harmless texts that all probes together may block at one stage; None: each rule
             has a rate or a threshold of its own.
         calibration: What `safety-kit calibrate` writes the thresholds to.
+        uncheckable: What is done about a part of a conversation that no check can read; ALLOW, FLAG or BLOCK.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Policy:
     content: str
     budget: float | None = None
     calibration: Path | None = None
+    uncheckable: Action = Action.BLOCK
 
     @classmethod
     def load(cls, source: Path | str = "default") -> Policy:
@@ -124,6 +126,7 @@ class Policy:
             ),
             budget=file.budget.blocked_harmless if file.budget else None,
             calibration=Path(folder) / file.calibration if file.calibration else None,
+            uncheckable=Action[file.uncheckable.upper()],
         )
 
     @staticmethod

@@ -144,6 +144,9 @@ class PolicyFile(_Strict):
     version: Literal[1]
     name: str = Field(min_length=1)
     on_error: Literal["block", "flag"] = "block"
+    uncheckable: Literal["block", "flag", "allow"] = Field(
+        default="block", description="What is done about parts that are no text: images, audio, files, unknown types."
+    )
     checks: dict[str, CheckOptions] = Field(min_length=1)
     rules: tuple[RuleOptions, ...] = Field(min_length=1)
     messages: dict[str, str] = Field(default_factory=dict)
