@@ -1,4 +1,4 @@
-"""What the tests of the wrappers share: a policy, replies of an upstream as JSON and as events, an upstream that notes."""
+"""What the tests of the wrappers share: a policy, an upstream that notes, its replies as JSON and as events."""
 
 from __future__ import annotations
 

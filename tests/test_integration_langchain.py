@@ -1,4 +1,4 @@
-"""The guarded LangChain model, the package's own fakes for a model: alone, in chains, whole, streamed and in batches."""
+"""The guarded LangChain model: alone and in chains, whole, streamed and in batches, with tools."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Model(BaseChatModel):
         self.asked.append(messages)
         self.bound.append(kwargs)
 
-    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         self._note(messages, kwargs)
         whole = self.chunks[0]
         for chunk in self.chunks[1:]:
@@ -125,7 +127,8 @@ def test_a_blocked_reply_is_not_shown(how: str) -> None:
 def test_arguments_of_tool_calls_are_read(how: str) -> None:
     parts = [("send", '{"to": "', "c1"), (None, "ana@exam", None), (None, 'ple.com"}', None)]
     calls = [
-        AIMessageChunk(content="", tool_call_chunks=[tool_call_chunk(name=n, args=a, id=i, index=0)]) for n, a, i in parts
+        AIMessageChunk(content="", tool_call_chunks=[tool_call_chunk(name=n, args=a, id=i, index=0)])
+        for n, a, i in parts
     ]
     reply = drained(GuardedChat(Model(chunks=calls), GUARD), "Hi", how)
     assert [(call["name"], call["args"], call["id"]) for call in reply.tool_calls] == [("send", {"to": "<mail>"}, "c1")]

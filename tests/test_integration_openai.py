@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -51,7 +52,8 @@ def test_a_request_is_sent_redacted_and_a_reply_read_redacted() -> None:
     assert upstream.seen == [{"model": "m", "messages": ask("Who is <mail>?"), "temperature": 0.5}]
     assert reply.choices[0].message.content == "Write to <mail>."
     assert reply.choices[0].finish_reason == "stop"
-    assert reply.usage is not None and reply.usage.total_tokens == 7
+    assert reply.usage is not None
+    assert reply.usage.total_tokens == 7
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -60,7 +62,10 @@ def test_a_blocked_request_is_not_sent(stream: bool) -> None:
     reply: Any = client(upstream).chat.completions.create(model="m", messages=ask(SECRET), n=2, stream=stream)
     choices = [choice for chunk in reply for choice in chunk.choices] if stream else reply.choices
     assert upstream.seen == []
-    assert [(choice.index, choice.finish_reason) for choice in choices] == [(0, "content_filter"), (1, "content_filter")]
+    assert [(choice.index, choice.finish_reason) for choice in choices] == [
+        (0, "content_filter"),
+        (1, "content_filter"),
+    ]
     assert [(choice.delta if stream else choice.message).content for choice in choices] == [MESSAGE, MESSAGE]
 
 
@@ -116,7 +121,7 @@ def test_where_the_bytes_of_a_stream_are_cut_changes_nothing(places: list[int]) 
 
     bounds = sorted({0, len(body), *(place % len(body) for place in places)})
     whole = read([body])
-    assert read([body[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]) == whole
+    assert read([body[a:b] for a, b in pairwise(bounds)]) == whole
     assert MAIL.encode() not in whole
 
 
@@ -175,7 +180,9 @@ def test_the_async_client_does_the_same() -> None:
         with pytest.raises(openai.BadRequestError, match=MESSAGE):
             await client_async(upstream, "raise").chat.completions.create(model="m", messages=ask(SECRET))
 
-        upstream.reply = sse(list(chunks([f"Write to {MAIL}. ", *["All is well. "] * 60, "It is about ", SECRET, ". More. " * 9])))
+        upstream.reply = sse(
+            list(chunks([f"Write to {MAIL}. ", *["All is well. "] * 60, "It is about ", SECRET, ". More. " * 9]))
+        )
         stream = await client_async(upstream).chat.completions.create(model="m", messages=ask("Hi"), stream=True)
         said, finish = texts([chunk async for chunk in stream])
         assert said.startswith("Write to <mail>.")
@@ -232,7 +239,7 @@ def test_what_the_guard_does_not_read_is_refused() -> None:
     assert str(guarded.websocket_base_url) == "wss://not-guarded.invalid"
 
 
-@pytest.mark.parametrize("content", [b"no JSON", b"[]", b'{"choices": [{}]}', b'{"choices": 3}'])
+@pytest.mark.parametrize("content", [b"no JSON", b"[]", b'{"choices": [3]}', b'{"choices": 3}'])
 def test_a_reply_that_cannot_be_read_is_withheld(content: bytes) -> None:
     upstream = Upstream(lambda _: httpx2.Response(200, headers={"content-type": "application/json"}, content=content))
     with pytest.raises(openai.BadRequestError, match="cannot read this reply"):

@@ -13,7 +13,7 @@ from safety_kit.types import Verdict
 OnBlock: TypeAlias = Literal["message", "raise"]
 
 
-class Blocked(Exception):  # noqa: N818 - not a fault: the caller asked for a block to be raised
+class Blocked(Exception):
     """A text was blocked, and the wrapper was told to raise.
 
     Attributes:

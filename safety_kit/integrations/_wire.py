@@ -7,15 +7,16 @@ import time
 import uuid
 from typing import Any, Final
 
+from safety_kit.errors import ConversationError
 from safety_kit.guard import Guard
-from safety_kit.integrations._chat import ChunkStream, check_request, check_response
+from safety_kit.integrations._chat import ReplyStream, check_request, check_response
 
 _DONE: Final = b"[DONE]"
-_UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError)
-"""What reading a body raises that is not what it should be."""
+_UNREADABLE: Final = (ConversationError, ValueError, RecursionError)
+"""What reading a body raises that is no JSON, or no completion."""
 
 
-class Refused(Exception):  # noqa: N818 - becomes an answer
+class Refused(Exception):
     """What to answer instead of sending the request: a status, the type of the content, and the content."""
 
     def __init__(self, status: int, kind: str, content: bytes) -> None:
@@ -35,7 +36,8 @@ class Exchange:
         """
         self._guard = guard
         self._raises = raises
-        self._chunks = ChunkStream(guard)
+        self._request: dict[str, Any] | None = None
+        self._chunks = ReplyStream(guard)
         self._line: list[bytes] = []  # of the stream: the line that is not yet whole
         self._data: list[bytes] = []  # the event that is not yet whole
         self.over = False
@@ -50,8 +52,9 @@ class Exchange:
             body = json.loads(content)
             checked = check_request(self._guard, body)
         except _UNREADABLE as error:
-            raise error_of("The guard cannot read this request; send messages as JSON.", "not_guarded") from error
+            raise error_of(f"The guard cannot read this request. {_place(error)}", "not_guarded") from error
         if checked.message is None:
+            self._request, self._chunks = checked.value, ReplyStream(self._guard, checked.value)
             return json.dumps(checked.value).encode()
         if self._raises:
             raise error_of(checked.message, "content_filter")
@@ -64,9 +67,9 @@ class Exchange:
             Refused: It was blocked, or is no completion.
         """
         try:
-            checked = check_response(self._guard, json.loads(content))
+            checked = check_response(self._guard, json.loads(content), self._request)
         except _UNREADABLE as error:
-            raise error_of("The guard cannot read this reply: it is no chat completion.", "not_guarded") from error
+            raise error_of(f"The guard cannot read this reply. {_place(error)}", "not_guarded") from error
         if checked.message is not None and self._raises:
             raise error_of(checked.message, "content_filter")
         return json.dumps(checked.value).encode()
@@ -97,11 +100,13 @@ class Exchange:
             return self._finish()
         try:
             chunk = json.loads(data)
-            if "error" in chunk:  # the upstream's own fault: nothing of it is a reply
-                return _event(chunk)
-            return self._pass(self._chunks.feed(chunk))
-        except _UNREADABLE:
-            return self._fail("The guard cannot read this stream: it is not made of completion chunks.", "not_guarded")
+            if isinstance(chunk, dict) and "error" in chunk:  # the upstream's own fault: clients raise it
+                self.over = True
+                return _event({"error": chunk["error"]})
+            out = self._pass(self._chunks.feed(chunk))
+        except _UNREADABLE as error:
+            return self._fail(f"The guard cannot read this stream. {_place(error)}", "not_guarded")
+        return out + (self._finish() if self._chunks.done else b"")
 
     def _finish(self) -> bytes:
         if self.over:
@@ -123,6 +128,11 @@ class Exchange:
 def error_of(message: str, code: str) -> Refused:
     """An answer that clients raise as a bad request, which they do not repeat."""
     return Refused(400, "application/json", json.dumps(_error(message, code)).encode())
+
+
+def _place(error: Exception) -> str:
+    """Where it went wrong; other messages than the kit's own may quote the text."""
+    return str(error) if isinstance(error, ConversationError) else "It is no JSON."
 
 
 def _error(message: str, code: str) -> dict[str, Any]:

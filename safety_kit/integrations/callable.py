@@ -24,8 +24,8 @@ T = TypeVar("T")
 def guarded(guard: Guard, function: Callable[P, T], on_block: OnBlock = "message") -> Callable[P, T]:
     """The same function inside a policy.
 
-    The first argument is what is asked: a text, or messages as the OpenAI API writes them. It is passed on redacted, and
-    not at all when it is blocked. The reply is a text, or the pieces of one from a generator function; both may be
+    The first argument is what is asked: a text, or messages as the OpenAI API writes them. It is passed on redacted,
+    and not at all when it is blocked. The reply is a text, or the pieces of one from a generator function; both may be
     async. A generator is closed at a block, so that no more is made than is read.
 
     Args:
@@ -125,8 +125,7 @@ class _Around:
         request = {"messages": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)}
         checked = check_request(self.guard, request)
         if checked.message is not None:
-            if self.on_block == "raise":
-                raise Blocked(checked.message)
+            self.refuse(checked.blocked)
             return _Asked(message=checked.message)
         messages = checked.value["messages"]
         last = messages[-1]["content"] if messages else None

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from safety_kit.errors import MissingExtra, UserError
 from safety_kit.guard import Guard
 from safety_kit.integrations import Blocked, OnBlock
-from safety_kit.integrations._chat import ChunkStream, check_request, check_response
+from safety_kit.integrations._chat import Checked, ReplyStream, check_request, check_response
 
 try:
     from langchain_core.language_models import LanguageModelInput
-    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
-    from langchain_core.messages import convert_to_messages, convert_to_openai_messages
+    from langchain_core.messages import (
+        AIMessage,
+        AIMessageChunk,
+        BaseMessage,
+        HumanMessage,
+        convert_to_messages,
+        convert_to_openai_messages,
+    )
     from langchain_core.messages.tool import tool_call_chunk
     from langchain_core.prompt_values import PromptValue
     from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, run_in_executor
@@ -23,6 +30,16 @@ except ImportError as error:
 
 _BOUND = ("tools", "functions", "response_format")
 """What a model may be bound to that it reads, beside the messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the model may see, the same as a request, and the reply if it may see nothing."""
+
+    messages: list[BaseMessage]
+    kwargs: dict[str, Any]
+    request: dict[str, Any]
+    refusal: AIMessage | None = None
 
 
 class GuardedChat(Runnable[LanguageModelInput, BaseMessage]):
@@ -46,26 +63,27 @@ class GuardedChat(Runnable[LanguageModelInput, BaseMessage]):
         self._raises = on_block == "raise"
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> BaseMessage:
-        messages, kwargs, refusal = self._ask(input, kwargs)
-        return refusal or self._reply(self.model.invoke(messages, config, **kwargs))
+        asked = self._ask(input, kwargs)
+        return asked.refusal or self._reply(asked, self.model.invoke(asked.messages, config, **asked.kwargs))
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> BaseMessage:
-        messages, kwargs, refusal = await run_in_executor(config, self._ask, input, kwargs)
-        if refusal is not None:
-            return refusal
-        return await run_in_executor(config, self._reply, await self.model.ainvoke(messages, config, **kwargs))
+        asked = await run_in_executor(config, self._ask, input, kwargs)
+        if asked.refusal is not None:
+            return asked.refusal
+        reply = await self.model.ainvoke(asked.messages, config, **asked.kwargs)
+        return await run_in_executor(config, self._reply, asked, reply)
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[BaseMessage]:
-        messages, kwargs, refusal = self._ask(input, kwargs)
-        if refusal is not None:
-            yield AIMessageChunk(**refusal.model_dump(exclude={"type"}))
+        asked = self._ask(input, kwargs)
+        if asked.refusal is not None:
+            yield AIMessageChunk(**asked.refusal.model_dump(exclude={"type"}))
             return
-        flow = ChunkStream(self.guard)
-        for chunk in self.model.stream(messages, config, **kwargs):
+        flow = ReplyStream(self.guard, asked.request)
+        for chunk in self.model.stream(asked.messages, config, **asked.kwargs):
             yield from self._passed(flow.feed(_chunk(chunk)), flow, chunk)
             if flow.done:
                 return
@@ -74,12 +92,12 @@ class GuardedChat(Runnable[LanguageModelInput, BaseMessage]):
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[BaseMessage]:
-        messages, kwargs, refusal = await run_in_executor(config, self._ask, input, kwargs)
-        if refusal is not None:
-            yield AIMessageChunk(**refusal.model_dump(exclude={"type"}))
+        asked = await run_in_executor(config, self._ask, input, kwargs)
+        if asked.refusal is not None:
+            yield AIMessageChunk(**asked.refusal.model_dump(exclude={"type"}))
             return
-        flow = ChunkStream(self.guard)
-        async for chunk in self.model.astream(messages, config, **kwargs):
+        flow = ReplyStream(self.guard, asked.request)
+        async for chunk in self.model.astream(asked.messages, config, **asked.kwargs):
             for passed in self._passed(await run_in_executor(config, flow.feed, _chunk(chunk)), flow, chunk):
                 yield passed
             if flow.done:
@@ -87,10 +105,7 @@ class GuardedChat(Runnable[LanguageModelInput, BaseMessage]):
         for passed in self._passed(await run_in_executor(config, flow.close), flow):
             yield passed
 
-    def _ask(
-        self, input: LanguageModelInput, kwargs: dict[str, Any]
-    ) -> tuple[list[BaseMessage], dict[str, Any], AIMessage | None]:
-        """What the model may see, and the reply if it may see nothing."""
+    def _ask(self, input: LanguageModelInput, kwargs: dict[str, Any]) -> _Asked:
         messages = _messages(input)
         bound: dict[str, Any] = {}
         model = self.model
@@ -99,34 +114,36 @@ class GuardedChat(Runnable[LanguageModelInput, BaseMessage]):
         read = {k: v for k, v in {**bound, **kwargs}.items() if k in _BOUND and isinstance(v, dict | list)}
         checked = check_request(self.guard, {"messages": list(map(_to_json, messages)), **read})
         if checked.message is not None:
-            return [], {}, self._refusal(checked.message)
+            return _Asked([], {}, {}, self._refusal(checked))
         passed = [_rewritten(*pair) for pair in zip(messages, checked.value["messages"], strict=True)]
-        return passed, {**kwargs, **{key: checked.value[key] for key in read}}, None
+        return _Asked(passed, {**kwargs, **{key: checked.value[key] for key in read}}, checked.value)
 
-    def _reply(self, reply: Any) -> BaseMessage:
+    def _reply(self, asked: _Asked, reply: Any) -> BaseMessage:
         if not isinstance(reply, AIMessage):
             raise UserError(f"The model gave {type(reply).__name__}; GuardedChat wraps chat models, not chains.")
         choice = {"index": 0, "message": _to_json(reply), "finish_reason": "stop"}
-        checked = check_response(self.guard, {"choices": [choice]})
+        checked = check_response(self.guard, {"choices": [choice]}, asked.request)
         if checked.message is not None:
-            return self._refusal(checked.message)
+            return self._refusal(checked)
         return _rewritten(reply, checked.value["choices"][0]["message"])
 
-    def _refusal(self, message: str) -> AIMessage:
+    def _refusal(self, checked: Checked) -> AIMessage:
         if self._raises:
-            raise Blocked(message)
-        return AIMessage(message, response_metadata={"finish_reason": "content_filter"})
+            raise Blocked(str(checked.message), checked.blocked)
+        return AIMessage(str(checked.message), response_metadata={"finish_reason": "content_filter"})
 
     def _passed(
-        self, chunks: list[dict[str, Any]], flow: ChunkStream, source: BaseMessage | None = None
+        self, chunks: list[dict[str, Any]], flow: ReplyStream, source: BaseMessage | None = None
     ) -> Iterator[BaseMessage]:
         if flow.message is not None and self._raises:
-            raise Blocked(flow.message)
+            raise Blocked(flow.message, flow.blocked)
         for choice in (choice for chunk in chunks for choice in chunk["choices"]):
             delta = choice["delta"]
             calls = [
                 tool_call_chunk(
-                    name=call["function"].get("name"), args=call["function"].get("arguments"), id=call.get("id"),
+                    name=call["function"].get("name"),
+                    args=call["function"].get("arguments"),
+                    id=call.get("id"),
                     index=call["index"],
                 )
                 for call in delta.get("tool_calls") or []

@@ -65,7 +65,9 @@ class GuardedStop(StoppingCriteria):
         if self.listener is not None and len(input_ids) != 1:
             raise UserError("GuardedStreamer streams one row; give generate one prompt and one returned sequence.")
         if self._seen is None:
-            self._rows = [_Row(self._guard, self._words, self._prompt(i, len(input_ids))) for i in range(len(input_ids))]
+            self._rows = [
+                _Row(self._guard, self._words, self._prompt(i, len(input_ids))) for i in range(len(input_ids))
+            ]
         elif self._seen.shape[0] != len(input_ids) or not torch.equal(input_ids[:, : self._at], self._seen):
             raise UserError("The rows changed places, as in beam search; set num_beams=1 and take a new GuardedStop.")
         for row, ids in zip(self._rows, input_ids[:, self._at :].tolist(), strict=True):
