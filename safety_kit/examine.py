@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safety_kit.conversation import Conversation, Kind, Unit, parse
 from safety_kit.errors import ConversationError
-from safety_kit.joined import SEPARATORS, Joined, Piece, windows
+from safety_kit.joined import Joined, Piece, seams, windows
 from safety_kit.places import Path, Walker, rewritten, show
 from safety_kit.redact import Cut, merge
 from safety_kit.types import Action, Finding, Role, Sample, Stage, Verdict
@@ -164,33 +164,35 @@ class _Examiner:
 
     # --- what is read together
 
-    def _together(self, separator: str) -> Iterator[_Reading]:
-        """The parts of a message, neighbouring turns of those who write to the model, a prefix to be continued."""
+    def _together(self) -> Iterator[_Reading]:
+        """Neighbouring turns of those who write to the model, the parts of any message, a prefix to be continued."""
         stage, prompt = self.conversation.stage, self.conversation.prompt
-        for unit in self.conversation.units:
-            if len(unit.places) > 1 and unit.raw is None and unit.kind in ("content", "reasoning"):
-                joined = Joined(tuple(Piece(p.path, self.texts[p.path]) for p in unit.places), separator)
-                yield _Reading(
-                    joined, unit.path, unit.kind, unit.role, stage, unit.choice, prompt if self._output else None
-                )
-        if self._output:
-            return
-        turns = [u for u in self.conversation.units if u.kind == "content" and u.role in ("user", "tool")]
-        roles = {path: unit.role for unit in turns for path in self._paths(unit)}
-        for joined in windows([Piece(path, self.texts[path]) for path in roles], separator):
-            last = joined.pieces[-1].path
-            if len({piece.path[:2] for piece in joined.pieces}) > 1:
-                yield _Reading(joined, last, "turns", roles[last], stage)
+        units = [unit for unit in self.conversation.units if unit.kind in ("content", "reasoning")]
+        turns = [u for u in units if u.kind == "content" and u.role in ("user", "tool") and stage is Stage.INPUT]
+        of = {path: unit for unit in turns for path in self._paths(unit)}
+        for joined in self._neighbours(of):
+            last = of[joined.pieces[-1].path]
+            kind: Kind = "turns" if of[joined.pieces[0].path] is not last else last.kind
+            yield _Reading(joined, last.path, kind, last.role, stage)
+        for unit in units:
+            if unit.raw is None and len(unit.places) > 1 and unit.places[0].path not in of:
+                asked = prompt if self._output else None
+                for joined in self._neighbours(self._paths(unit)):
+                    yield _Reading(joined, unit.path, unit.kind, unit.role, stage, unit.choice, asked)
         if (prefix := self.conversation.prefix) is not None:
-            joined = Joined(tuple(Piece(path, self.texts[path]) for path in self._paths(prefix)), separator)
-            yield _Reading(joined, prefix.path, prefix.kind, prefix.role, Stage.OUTPUT, None, prompt)
+            whole = Joined(tuple(Piece(path, self.texts[path]) for path in self._paths(prefix)))
+            yield _Reading(whole, prefix.path, prefix.kind, prefix.role, Stage.OUTPUT, None, prompt)
+
+    def _neighbours(self, paths: Iterable[Path]) -> Iterator[Joined]:
+        pieces = [Piece(path, self.texts[path]) for path in paths]
+        yield from windows(pieces)
+        yield from seams(pieces)
 
     def _paths(self, unit: Unit) -> list[Path]:
         return [unit.path] if unit.raw is not None else [place.path for place in unit.places]
 
     def _joined(self) -> None:
-        found = [reading for separator in SEPARATORS for reading in self._together(separator)]
-        readings = [reading for reading in found if self._open(reading.choice)]
+        readings = [reading for reading in self._together() if self._open(reading.choice)]
         cuts: dict[Path, list[Cut]] = {}
         verdicts = check_cached(self.guard, [reading.sample for reading in readings], "text")
         for reading, verdict in zip(readings, verdicts, strict=True):
@@ -214,9 +216,9 @@ class _Examiner:
             if self._open(unit.choice) and (text := self._prose(unit)):
                 samples.append(self._sample(unit, text))
                 filed.append((unit.path, unit.kind, unit.role, unit.choice))
-        for reading in self._together("\n"):
-            several = reading.kind == "turns" or reading.stage is not self.conversation.stage
-            if several and self._open(reading.choice):
+        for reading in self._together():
+            new = reading.kind == "turns" or reading.stage is not self.conversation.stage
+            if new and reading.joined.separator and self._open(reading.choice):
                 samples.append(reading.sample)
                 filed.append((reading.path, reading.kind, reading.role, reading.choice))
         seen: set[Path] = set()

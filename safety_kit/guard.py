@@ -18,7 +18,7 @@ from safety_kit.policy import DEFAULT_MESSAGE, Policy
 from safety_kit.policy_schema import JudgeOptions, ProbeOptions, check_rule, covers, given_by
 from safety_kit.redact import Cut, Redactor, cuts_of, merge
 from safety_kit.types import Action, CheckError, Finding, Role, Sample, Stage, Verdict
-from safety_kit.verdict_cache import BATCH, VerdictCache
+from safety_kit.verdict_cache import VerdictCache, batches
 
 if TYPE_CHECKING:
     from safety_kit.checks.probe import ProbeCheck
@@ -166,8 +166,7 @@ class Guard:
         texts = list(texts)
         asked = list(prompts) if prompts is not None else [None] * len(texts)
         samples = [Sample(text, role, stage, prompt) for text, prompt in zip(texts, asked, strict=True)]
-        batches = (samples[start : start + BATCH] for start in range(0, len(samples), BATCH))
-        return [verdict for batch in batches for verdict in self.check(batch)]
+        return [verdict for batch in batches(samples) for verdict in self.check(batch)]
 
     async def acheck(self, samples: Sequence[Sample], checks: Which = "all") -> list[Verdict]:
         """`check`, in a worker thread; a cancelled call's result is dropped, and the guard stays as it was."""

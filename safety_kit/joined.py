@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Final
 
 from safety_kit.places import Path
@@ -18,8 +18,8 @@ WIDTH: Final = 2000
 STEP: Final = WIDTH // 2
 """Windows begin every so many characters from the conversation's start, so that a longer one has the same windows."""
 
-SEPARATORS: Final = ("", "\n")
-"""Servers join parts in either way; a word may be split, or a phrase."""
+REACH: Final = 200
+"""Characters to either side of a seam, where a word was split in two."""
 
 _SNAP: Final = 64
 
@@ -59,23 +59,42 @@ class Joined:
                     form = Form("replace", "")
 
 
-def windows(pieces: Sequence[Piece], separator: str) -> list[Joined]:
-    """All windows over the pieces, joined, in which two of them meet: work linear in the text."""
+def windows(pieces: Sequence[Piece]) -> list[Joined]:
+    """All windows over the pieces, line after line, in which two of them meet: work linear in the text."""
     pieces = [piece for piece in pieces if piece.text]
-    gap = len(separator)
-    starts = list(accumulate((len(piece.text) + gap for piece in pieces), initial=0))[:-1]
+    starts = list(accumulate((len(piece.text) + 1 for piece in pieces), initial=0))[:-1]
     numbers: set[int] = set()
-    for start, (before, _) in zip(starts[1:], pairwise(pieces), strict=True):
-        assert before.text
-        first = max(0, (start - WIDTH) // STEP + 1)
-        numbers.update(range(first, (start - gap - 1) // STEP + 1))
+    for start in starts[1:]:
+        numbers.update(range(max(0, (start - WIDTH) // STEP + 1), (start - 2) // STEP + 1))
     found = []
     for number in sorted(numbers):
         low, high = number * STEP, number * STEP + WIDTH
         inside = range(bisect_right(starts, low) - 1, bisect_left(starts, high))
         cut = [_within(pieces[i], low - starts[i], high - starts[i]) for i in inside]
-        found.append(Joined(tuple(piece for piece in cut if piece.text), separator))
+        found.append(Joined(tuple(piece for piece in cut if piece.text)))
     return [joined for joined in found if len(joined.pieces) > 1]
+
+
+def seams(pieces: Sequence[Piece]) -> Iterator[Joined]:
+    """Two and three neighbours, and the last of all, written without a gap: a word may have been split over them."""
+    pieces = [piece for piece in pieces if piece.text]
+    for end in range(1, len(pieces)):
+        head = _within(pieces[end], 0, REACH)
+        for start in (end - 1, end - 2):
+            between = pieces[start + 1 : end]
+            if start >= 0 and all(len(piece.text) <= REACH for piece in between):
+                size = len(pieces[start].text)
+                yield Joined((_within(pieces[start], size - REACH, size), *between, head), "")
+    room = WIDTH
+    last: list[Piece] = []
+    for piece in reversed(pieces):
+        size = len(piece.text)
+        last.append(_within(piece, size - room, size))
+        room -= size
+        if room <= 0:
+            break
+    if len(last) > 3:
+        yield Joined(tuple(reversed(last)), "")
 
 
 def _within(piece: Piece, low: int, high: int) -> Piece:

@@ -11,7 +11,7 @@ from safety_kit.errors import ConversationError
 from safety_kit.examine import PlaceVerdict
 from safety_kit.exchange import Verdicts
 from safety_kit.places import Path, Walker, is_identifier, rewritten, show
-from safety_kit.types import Action, Sample, Stage, Verdict
+from safety_kit.types import Action, CheckError, Sample, Stage, Verdict
 from safety_kit.verdict_cache import check_cached
 from safety_kit.wire import RECORDS
 
@@ -67,10 +67,14 @@ class ResponseStream:
         """
         if self._closed:
             return []
-        self._closed = True  # until this chunk has been read without a fault
-        made = self._feed(chunk)
-        self._closed = False
-        return made
+        try:
+            return self._feed(chunk)
+        except Exception:
+            self._closed = True
+            broken = CheckError("conversation", "a chunk could not be read")
+            verdict = Verdict(Stage.OUTPUT, Action.BLOCK, None, (), (broken,), {}, self._guard.digest)
+            self._places.append(PlaceVerdict(show(()), "uncheckable", "assistant", verdict))
+            raise
 
     def close(self) -> list[dict[str, Any]]:
         """The stream has ended: what may still be released of choices that had no finish_reason."""

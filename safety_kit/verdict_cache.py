@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from safety_kit.guard import Guard, Which
 
 BATCH: Final = 64
-"""Samples that are checked at once: a batch shares its forward passes, and its activations stay in memory."""
+BATCH_CHARACTERS: Final = 32_000
+"""What is checked at once: a batch shares its forward passes, and its activations stay in memory."""
 
 MAX_FINDINGS: Final = 64
 """A verdict with more findings is not kept, so that a cache of n verdicts has a bound in bytes."""
@@ -65,6 +66,20 @@ class VerdictCache:
                 self._kept.popitem(last=False)
 
 
+def batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Samples in order, at most `BATCH` and `BATCH_CHARACTERS` at once; a longer text comes alone."""
+    batch: list[Sample] = []
+    room = BATCH_CHARACTERS
+    for sample in samples:
+        if batch and (len(batch) == BATCH or len(sample.text) > room):
+            yield batch
+            batch, room = [], BATCH_CHARACTERS
+        batch.append(sample)
+        room -= len(sample.text)
+    if batch:
+        yield batch
+
+
 def check_cached(guard: Guard, samples: Sequence[Sample], which: Which) -> list[Verdict]:
     """`Guard.check` for texts that may have been checked before; equal ones among them are checked once.
 
@@ -85,12 +100,10 @@ def check_cached(guard: Guard, samples: Sequence[Sample], which: Which) -> list[
                 new[key] = sample
             else:
                 known[key] = kept
-    fresh = list(new.items())
-    for start in range(0, len(fresh), BATCH):
-        batch = fresh[start : start + BATCH]
-        for (key, _), verdict in zip(batch, guard.check([sample for _, sample in batch], which), strict=True):
-            known[key] = verdict
-            guard.cache.put(key, verdict)
+    fresh = (verdict for batch in batches(list(new.values())) for verdict in guard.check(batch, which))
+    for key, verdict in zip(new, fresh, strict=True):
+        known[key] = verdict
+        guard.cache.put(key, verdict)
     return [
         known[key] if known[key].text is not None else _with_text(guard, known[key], sample.text)
         for key, sample in zip(keys, samples, strict=True)
