@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,17 +13,11 @@ from safety_kit.integrations._chat import Checked, ReplyStream, check_request, c
 
 try:
     from langchain_core.language_models import LanguageModelInput
-    from langchain_core.messages import (
-        AIMessage,
-        AIMessageChunk,
-        BaseMessage,
-        HumanMessage,
-        convert_to_messages,
-        convert_to_openai_messages,
-    )
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
     from langchain_core.messages.tool import tool_call_chunk
-    from langchain_core.prompt_values import PromptValue
     from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, run_in_executor
+
+    from safety_kit.integrations._langchain_messages import chunk_of, messages_of, rewritten, to_json
 except ImportError as error:
     raise MissingExtra("langchain-core", "integrations") from error
 
@@ -84,7 +77,7 @@ class GuardedChat(Runnable[LanguageModelInput, BaseMessage]):
             return
         flow = ReplyStream(self.guard, asked.request)
         for chunk in self.model.stream(asked.messages, config, **asked.kwargs):
-            yield from self._passed(flow.feed(_chunk(chunk)), flow, chunk)
+            yield from self._passed(flow.feed(chunk_of(chunk)), flow, chunk)
             if flow.done:
                 return
         yield from self._passed(flow.close(), flow)
@@ -98,7 +91,7 @@ class GuardedChat(Runnable[LanguageModelInput, BaseMessage]):
             return
         flow = ReplyStream(self.guard, asked.request)
         async for chunk in self.model.astream(asked.messages, config, **asked.kwargs):
-            for passed in self._passed(await run_in_executor(config, flow.feed, _chunk(chunk)), flow, chunk):
+            for passed in self._passed(await run_in_executor(config, flow.feed, chunk_of(chunk)), flow, chunk):
                 yield passed
             if flow.done:
                 return
@@ -106,26 +99,26 @@ class GuardedChat(Runnable[LanguageModelInput, BaseMessage]):
             yield passed
 
     def _ask(self, input: LanguageModelInput, kwargs: dict[str, Any]) -> _Asked:
-        messages = _messages(input)
+        messages = messages_of(input)
         bound: dict[str, Any] = {}
         model = self.model
         while isinstance(model, RunnableBinding):
             bound, model = {**model.kwargs, **bound}, model.bound
         read = {k: v for k, v in {**bound, **kwargs}.items() if k in _BOUND and isinstance(v, dict | list)}
-        checked = check_request(self.guard, {"messages": list(map(_to_json, messages)), **read})
+        checked = check_request(self.guard, {"messages": list(map(to_json, messages)), **read})
         if checked.message is not None:
             return _Asked([], {}, {}, self._refusal(checked))
-        passed = [_rewritten(*pair) for pair in zip(messages, checked.value["messages"], strict=True)]
+        passed = [rewritten(*pair) for pair in zip(messages, checked.value["messages"], strict=True)]
         return _Asked(passed, {**kwargs, **{key: checked.value[key] for key in read}}, checked.value)
 
     def _reply(self, asked: _Asked, reply: Any) -> BaseMessage:
         if not isinstance(reply, AIMessage):
             raise UserError(f"The model gave {type(reply).__name__}; GuardedChat wraps chat models, not chains.")
-        choice = {"index": 0, "message": _to_json(reply), "finish_reason": "stop"}
+        choice = {"index": 0, "message": to_json(reply), "finish_reason": "stop"}
         checked = check_response(self.guard, {"choices": [choice]}, asked.request)
         if checked.message is not None:
             return self._refusal(checked)
-        return _rewritten(reply, checked.value["choices"][0]["message"])
+        return rewritten(reply, checked.value["choices"][0]["message"])
 
     def _refusal(self, checked: Checked) -> AIMessage:
         if self._raises:
@@ -158,57 +151,3 @@ class GuardedChat(Runnable[LanguageModelInput, BaseMessage]):
             )
         if isinstance(source, AIMessageChunk) and source.usage_metadata:
             yield AIMessageChunk(content="", id=source.id, usage_metadata=source.usage_metadata)
-
-
-def _messages(value: Any) -> list[BaseMessage]:
-    if isinstance(value, PromptValue):
-        return value.to_messages()
-    if isinstance(value, str):
-        return [HumanMessage(value)]
-    if isinstance(value, list | tuple):
-        return convert_to_messages(value)
-    raise UserError(f"The input is of type {type(value).__name__}; give messages, a prompt's value or a text.")
-
-
-def _to_json(message: BaseMessage) -> dict[str, Any]:
-    """The message as the OpenAI API writes it, with whatever else a model may be shown of it."""
-    value: dict[str, Any] = convert_to_openai_messages([message], text_format="block")[0]
-    if isinstance(message.content, str):
-        value["content"] = message.content
-    if message.additional_kwargs:
-        value["additional_kwargs"] = message.additional_kwargs
-    if isinstance(message, AIMessage) and message.invalid_tool_calls:
-        value["invalid_tool_calls"] = message.invalid_tool_calls
-    return value
-
-
-def _rewritten(message: BaseMessage, value: dict[str, Any]) -> BaseMessage:
-    """The message with what may be passed on of it."""
-    if value == _to_json(message):
-        return message
-    update: dict[str, Any] = {key: value[key] for key in ("content", "name") if key in value}
-    update |= {key: value[key] for key in ("additional_kwargs", "invalid_tool_calls") if key in value}
-    update["response_metadata"] = {k: v for k, v in message.response_metadata.items() if k != "logprobs"}
-    if isinstance(message, AIMessage) and message.tool_calls:
-        update["tool_calls"] = [
-            {**call, "name": new["function"]["name"], "args": json.loads(new["function"]["arguments"])}
-            for call, new in zip(message.tool_calls, value["tool_calls"], strict=True)
-        ]
-    return message.model_copy(update=update)
-
-
-def _chunk(message: Any) -> dict[str, Any]:
-    if not isinstance(message, AIMessageChunk):
-        raise UserError(f"The model gave {type(message).__name__}; GuardedChat wraps chat models, not chains.")
-    blocks = [message.content] if isinstance(message.content, str) else message.content
-    if any(isinstance(b, dict) and b.get("type") not in ("text", "tool_use", "tool_call_chunk") for b in blocks):
-        raise UserError("The model streams blocks that are no text, which the guard cannot read; do not stream it.")
-    delta: dict[str, Any] = {"content": str(message.text)}
-    if reasoning := message.additional_kwargs.get("reasoning_content"):
-        delta["reasoning_content"] = reasoning
-    if message.tool_call_chunks:
-        delta["tool_calls"] = [
-            {"index": c["index"] or 0, "id": c["id"], "function": {"name": c["name"], "arguments": c["args"] or ""}}
-            for c in message.tool_call_chunks
-        ]
-    return {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
