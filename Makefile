@@ -8,7 +8,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help help-all setup demo test test-fast check format bench bench-house bench-classifiers bench-lora \
-	bench-contexts bench-languages classifiers wheel clean
+	bench-guard bench-contexts bench-languages classifiers wheel clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*[^#]## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ bench-classifiers: $(READY) ### few-shot recipes side by side on published sets 
 
 bench-lora: $(READY) ### adapters on Google's ETHOS protocol; hours, resumable (ARGS="--data FOLDER")
 	$(PY) -m benchmarks.lora $(ARGS)
+
+bench-guard: $(READY) ### what the guard costs and catches (ARGS="--data FOLDER", --quick)
+	$(PY) -m benchmarks.guard $(ARGS)
 
 bench-contexts: $(READY) ### the shipped classifiers in ten contexts
 	$(PY) -m benchmarks.contexts $(ARGS)
