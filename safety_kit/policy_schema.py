@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from safety_kit.catalogue import COUNTRIES, pii_categories, secret_categories
 from safety_kit.errors import PolicyError
@@ -83,6 +83,16 @@ class SecretsOptions(_Strict):
     type: Literal["secrets"]
 
 
+def _sound_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    from safety_kit.schemas import check_schema
+
+    check_schema(schema)
+    return schema
+
+
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_sound_schema)]
+
+
 class JudgeOptions(_Strict):
     """A Gemma that is asked whether a text violates a guideline, and says how probable Yes is.
 
@@ -97,8 +107,66 @@ class JudgeOptions(_Strict):
     evidence: str | None = Field(default=None, min_length=1)
 
 
+class JsonOptions(_Strict):
+    """The text must be JSON, and meet a JSON Schema (draft 2020-12) where one is given; a reply is withheld whole.
+
+    `fences` takes JSON inside a Markdown code fence too; `max_depth` is how deep arrays and objects may be nested.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    type: Literal["json"]
+    json_schema: JsonSchema | None = Field(default=None, alias="schema")
+    fences: bool = False
+    max_depth: int = Field(default=64, ge=1, le=128)
+
+
+class ToolsOptions(_Strict):
+    """Tools that may be called: their names, each with the JSON Schema of its arguments, or nothing."""
+
+    type: Literal["tools"]
+    allow: dict[str, JsonSchema | None] = Field(min_length=1)
+
+
+class LeakOptions(_Strict):
+    """A reply that gives the system prompt away.
+
+    `canaries` are strings of the prompt that belong in no reply; a reply overlaps with the prompt from `words` common
+    words on.
+    """
+
+    type: Literal["leak"]
+    canaries: tuple[Annotated[str, Field(pattern=r"^[!-~]*$", min_length=8, max_length=64)], ...] = ()
+    words: int = Field(default=12, ge=4, le=50)
+
+    @field_validator("canaries")
+    @classmethod
+    def _long_enough(cls, canaries: tuple[str, ...]) -> tuple[str, ...]:
+        for number, canary in enumerate(canaries):
+            if sum(map(str.isalnum, canary)) < 8:
+                raise ValueError(
+                    f"number {number} has less than 8 letters and digits; see safety_kit.checks.leak.canary"
+                )
+        return canaries
+
+
+class RefusalOptions(_Strict):
+    """A reply that begins with a refusal, so that refusals can be counted."""
+
+    type: Literal["refusal"]
+
+
 CheckOptions = Annotated[
-    ProbeOptions | PatternsOptions | PiiOptions | SecretsOptions | JudgeOptions, Field(discriminator="type")
+    ProbeOptions
+    | PatternsOptions
+    | PiiOptions
+    | SecretsOptions
+    | JudgeOptions
+    | JsonOptions
+    | ToolsOptions
+    | LeakOptions
+    | RefusalOptions,
+    Field(discriminator="type"),
 ]
 
 
@@ -233,6 +301,14 @@ def given_by(name: str, options: CheckOptions) -> frozenset[str] | None:
             return pii_categories(options.countries)
         case SecretsOptions():
             return secret_categories()
+        case JsonOptions():
+            return frozenset({"json.invalid"} | ({"json.schema"} if options.json_schema is not None else set()))
+        case ToolsOptions():
+            return frozenset({"tools.not_allowed", "tools.arguments"})
+        case LeakOptions():
+            return frozenset({"leak.canary", "leak.overlap"})
+        case RefusalOptions():
+            return frozenset({"refusal"})
 
 
 def covers(pattern: str, category: str) -> bool:
@@ -254,6 +330,10 @@ def _check_rules(file: PolicyFile) -> None:
             )
         budgeted = file.budget is not None and rule.action == "block"
         check_rule(place, rule.category, rule.action == "redact", rule.threshold, rule.max_fpr, probe, budgeted)
+        for name, found in given.items():
+            if rule.action == "redact" and isinstance(file.checks[name], JsonOptions | ToolsOptions | RefusalOptions):
+                if whole := sorted(c for c in found or () if covers(rule.category, c)):
+                    raise PolicyError(f"{place}.action: {whole[0]} has no exact span to redact; use flag or block.")
         for name, options in file.checks.items():
             if isinstance(options, JudgeOptions) and covers(rule.category, options.category or name):
                 _check_judge_rule(place, rule, options)

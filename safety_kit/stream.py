@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from safety_kit.checks.base import Check, Delta
+from safety_kit.checks.base import Check, Delta, started
 from safety_kit.guard import Guard, Which, fault
 from safety_kit.redact import Cut, merge
 from safety_kit.types import Action, CheckError, Finding, Sample, Stage, Verdict
@@ -31,7 +31,9 @@ class StreamGuard:
     those of `Guard.check`.
     """
 
-    def __init__(self, guard: Guard, prompt: str | None = None, activations: bool = True) -> None:
+    def __init__(
+        self, guard: Guard, prompt: str | None = None, activations: bool = True, system: str | None = None
+    ) -> None:
         """Start a stream.
 
         Args:
@@ -39,6 +41,7 @@ class StreamGuard:
             prompt: The message that is answered.
             activations: Each feed brings its token's activations, for the probes. If not, a policy with probes
                 withholds the reply until its end, when the guard's own model reads it.
+            system: The system prompt that the reply is written under.
 
         A judge at output withholds the reply in any case: it can only judge the whole.
         """
@@ -51,7 +54,8 @@ class StreamGuard:
         whole = guard.checks_at(Stage.OUTPUT, self._at_end)
         self._withhold = bool(whole)
         self._checks: list[Check] = [check for check in checks if check not in whole]
-        self._states = {check.name: check.start() for check in self._checks}
+        beside = Sample("", "assistant", Stage.OUTPUT, prompt, system=system)
+        self._states = {check.name: started(check, beside) for check in self._checks}
         self._cleared = {check.name: 0 for check in self._checks}
         self._redactor = guard.redactor()
         self._queue = ""  # not yet read by the checks

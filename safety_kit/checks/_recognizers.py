@@ -125,7 +125,9 @@ class Recognizers:
         """
         self.phone = PhoneRecognizer(regions) if "phone" in kinds else None
         others = [Recognizer(kind) for kind in kinds if kind != "phone"]
-        if "iban" in kinds:  # presidio reads upper case only, its registry any: the first tells a number from prose after it
+        if (
+            "iban" in kinds
+        ):  # presidio reads upper case only, its registry any: the first tells a number from prose after it
             others.append(Recognizer("iban", ignore_case=True))
         self.others = tuple(others)
         self.categories = frozenset(f"pii.{kind}" for kind in kinds)

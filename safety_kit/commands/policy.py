@@ -35,7 +35,7 @@ def validate(policy: File, as_json: Json = False) -> int:
     """
     from dataclasses import asdict
 
-    from safety_kit.policy import Policy
+    from safety_kit.policy import Policy, withholds
     from safety_kit.policy_schema import JudgeOptions
 
     read = Policy.load(policy)
@@ -44,13 +44,18 @@ def validate(policy: File, as_json: Json = False) -> int:
 
         check_evidence(read)
     budgets = _budgets(read, _classifiers(read))
+    withheld_by = withholds(read)
     if as_json:
         listed = [asdict(budget) for budget in budgets]
-        console.emit({"valid": True, "name": read.name, "digest": read.digest, "budgets": listed})
+        console.emit(
+            {"valid": True, "name": read.name, "digest": read.digest, "budgets": listed, "withheld_by": withheld_by}
+        )
     else:
         counts = f"{len(read.checks)} checks, {len(read.rules)} rules"
         print(console.safe(f"{read.name}: {counts}, digest {read.digest[:12]}"))
         show_budgets(read, budgets)
+        if withheld_by:
+            print(console.safe(f"A reply is withheld until its end, because {', '.join(withheld_by)} read it whole."))
     return 0
 
 
@@ -213,7 +218,16 @@ def _show(policy: Policy) -> None:
 
 
 def _looks_for(options: CheckOptions) -> str:
-    from safety_kit.policy_schema import JudgeOptions, PatternsOptions, PiiOptions, ProbeOptions
+    from safety_kit.policy_schema import (
+        JsonOptions,
+        JudgeOptions,
+        LeakOptions,
+        PatternsOptions,
+        PiiOptions,
+        ProbeOptions,
+        RefusalOptions,
+        ToolsOptions,
+    )
 
     match options:
         case ProbeOptions():
@@ -224,6 +238,14 @@ def _looks_for(options: CheckOptions) -> str:
             return f"personal data; numbers of {', '.join(options.countries)}"
         case JudgeOptions():
             return f"what violates: {options.guideline.strip()}"
+        case JsonOptions():
+            return "what is no JSON" + (", or does not meet the schema" if options.json_schema is not None else "")
+        case ToolsOptions():
+            return f"calls of other tools than {', '.join(options.allow)}, and their arguments"
+        case LeakOptions():
+            return f"{options.words} words of the system prompt, and its canaries"
+        case RefusalOptions():
+            return "replies that begin with a refusal"
         case _:
             return "keys, tokens, passwords"
 
