@@ -330,10 +330,8 @@ def _check_rules(file: PolicyFile) -> None:
             )
         budgeted = file.budget is not None and rule.action == "block"
         check_rule(place, rule.category, rule.action == "redact", rule.threshold, rule.max_fpr, probe, budgeted)
-        for name, found in given.items():
-            if rule.action == "redact" and isinstance(file.checks[name], JsonOptions | ToolsOptions | RefusalOptions):
-                if whole := sorted(c for c in found or () if covers(rule.category, c)):
-                    raise PolicyError(f"{place}.action: {whole[0]} has no exact span to redact; use flag or block.")
+        if rule.action == "redact":
+            _check_spans(place, rule, file)
         for name, options in file.checks.items():
             if isinstance(options, JudgeOptions) and covers(rule.category, options.category or name):
                 _check_judge_rule(place, rule, options)
@@ -345,6 +343,15 @@ def _check_rules(file: PolicyFile) -> None:
     for key in file.messages:
         if key != "default" and not any(covers(category, key) for category in categories):
             raise PolicyError(f"messages.{key}: no rule names this category; correct the name or remove the message.")
+
+
+def _check_spans(place: str, rule: RuleOptions, file: PolicyFile) -> None:
+    """Refuse to redact what is found of a text as a whole."""
+    for name, options in file.checks.items():
+        if isinstance(options, JsonOptions | ToolsOptions | RefusalOptions):
+            whole = sorted(c for c in given_by(name, options) or () if covers(rule.category, c))
+            if whole:
+                raise PolicyError(f"{place}.action: {whole[0]} has no exact span to redact; use flag or block.")
 
 
 def _check_judge_rule(place: str, rule: RuleOptions, options: JudgeOptions) -> None:

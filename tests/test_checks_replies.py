@@ -202,7 +202,7 @@ def test_a_pattern_takes_linear_time() -> None:
 @pytest.mark.parametrize("entry", ["type: json, schema: {}", "type: tools, allow: {{f: {}}}"])
 def test_a_schema_that_cannot_be_kept_is_refused(entry: str, schema: str, complaint: str) -> None:
     category = "json.*" if "json" in entry else "tools.*"
-    with pytest.raises(PolicyError, match="checks.x") as error:
+    with pytest.raises(PolicyError, match=r"checks\.x") as error:
         policy(f"{{x: {{{entry.format(schema)}}}}}", f"{{category: {category}, action: block}}")
     assert complaint in str(error.value)
 

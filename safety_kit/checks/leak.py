@@ -27,7 +27,7 @@ _WORD: Final = re.compile(rf"[{_ALONE}]|(?:(?![{_ALONE}])[^\W_]){{1,{_LONGEST_WO
 
 
 def canary() -> str:
-    """A new canary to put into a system prompt, where the check finds it by its form; no reply has a reason to say it."""
+    """A new canary for a system prompt, where the check knows it by its form; no reply has a reason to say it."""
     return f"canary-{secrets.token_hex(8)}"
 
 

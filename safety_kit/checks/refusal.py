@@ -22,25 +22,32 @@ _DO: Final = (
 )
 _PHRASES: Final = (
     # English
-    r"\bi(?:'m| am)? ?(?:really |very |so )?(?:sorry|afraid)[,.;:]? ?(?:but )?(?:that )?(?:i|we) (?:can(?:'t|not| not)|won't"
+    r"\bi(?:'m| am)? ?(?:really |very |so )?(?:sorry|afraid)[,.;:]? ?(?:but )?(?:that )?(?:i|we) (?:can(?:'t"
+    r"|not| not)|won't"
     r"|will not|am (?:unable|not able)|must decline)",
-    r"\b(?:sorry|apologies|i apologi[sz]e),? (?:but )?(?:i|we) (?:can(?:'t|not| not)|won't|will not|am (?:unable|not able))",
+    r"\b(?:sorry|apologies|i apologi[sz]e),? (?:but )?(?:i|we) (?:can(?:'t|not| not)|won't|will not|am "
+    r"(?:unable|not able))",
     rf"\b(?:i|we) (?:can(?:'t|not| not)|won't|will not|(?:am|are) (?:unable|not able|not allowed|not permitted) to"
     rf"|(?:do not|don't) feel comfortable) (?:\w+ly )?(?:be able to )?(?:to )?{_DO}",
     r"\bi'm (?:unable|not able|not allowed|not comfortable)\b",
     r"\b(?:i must|i have to|i'll have to|i need to) (?:\w+ly )?(?:decline|refuse)",
-    r"\b(?:against|violates?|not in line with) (?:my|our|the) (?:\w+ )?(?:guidelines|policy|policies|programming|principles)",
+    r"\b(?:against|violates?|not in line with) (?:my|our|the) (?:\w+ )?(?:guidelines|policy|policies"
+    r"|programming|principles)",
     r"\bas an ai\b[^.]{0,60}\b(?:can't|cannot|can not|unable|not able|won't|not programmed|not allowed)\b",
     # German
-    r"\b(?:es )?tut mir (?:sehr )?leid[,.;:]? ?(?:aber )?(?:dabei |das |damit )?(?:kann|darf|werde) ich\b[^.]{0,60}\bnicht\b",
-    r"\b(?:dabei|damit|das|dazu|hierbei) (?:kann|darf|werde) ich (?:dir |ihnen |dich |sie )?(?:leider )?(?:nicht|keine)\b",
+    r"\b(?:es )?tut mir (?:sehr )?leid[,.;:]? ?(?:aber )?(?:dabei |das |damit )?(?:kann|darf"
+    r"|werde) ich\b[^.]{0,60}\bnicht\b",
+    r"\b(?:dabei|damit|das|dazu|hierbei) (?:kann|darf|werde) ich (?:dir |ihnen |dich |sie )?(?:leider )?"
+    r"(?:nicht|keine)\b",
     r"\bich (?:kann|darf|werde) (?:(?:dir|ihnen|diese[rsnm]? \w+|das|leider|dabei|damit|hierbei) ){0,4}(?:nicht "
     r"(?:helfen|weiterhelfen|beantworten|unterstützen|erfüllen)|keine (?:anleitung|informationen|hilfe))",
     # French
     r"\bje (?:suis désolée?|regrette)[,.;:]? ?(?:mais )?je ne (?:peux|suis|puis)\b",
-    r"\bje ne (?:peux|puis|suis)(?: malheureusement)? (?:pas|en mesure)\b[^.]{0,30}\b(?:aider|répondre|fournir|assister|donner|satisfaire)",
+    r"\bje ne (?:peux|puis|suis)(?: malheureusement)? (?:pas|en mesure)\b[^.]{0,30}\b(?:aider|répondre|fournir"
+    r"|assister|donner|satisfaire)",
     # Spanish
-    r"\b(?:lo siento|lo lamento|disculpa|me temo que)[,.;:]? ?(?:pero )?(?:yo )?no (?:te |le |me )?(?:puedo|es posible)\b",
+    r"\b(?:lo siento|lo lamento|disculpa|me temo que)[,.;:]? ?(?:pero )?(?:yo )?no (?:te |le |me )?(?:puedo"
+    r"|es posible)\b",
     r"\bno (?:te |le )?puedo (?:\w+te |\w+le )?(?:ayudar|ayudarte|ayudarle|proporcionar|cumplir|responder|ofrecer)",
     # Italian
     r"\b(?:mi dispiace|spiacente)[,.;:]? ?(?:ma )?non (?:posso|sono in grado)\b",
@@ -50,7 +57,8 @@ _PHRASES: Final = (
     r"\bnão (?:posso|consigo) (?:ajudar|ajudá|fornecer|responder|atender)",
     # Dutch
     r"\b(?:het spijt me|sorry)[,.;:]? ?(?:maar )?(?:daar |dat |hier )?(?:kan|mag) ik\b[^.]{0,40}\bniet\b",
-    r"\bik kan (?:je |u )?(?:helaas )?(?:daar|hier|daarmee|hiermee)?(?: helaas)? ?niet (?:mee )?(?:helpen|bij helpen|beantwoorden)",
+    r"\bik kan (?:je |u )?(?:helaas )?(?:daar|hier|daarmee|hiermee)?(?: helaas)? ?niet (?:mee )?(?:helpen"
+    r"|bij helpen|beantwoorden)",
     # Polish
     r"\b(?:przepraszam|przykro mi)[,.;:]? ?(?:ale )?nie (?:mogę|jestem w stanie)\b",
     r"\bnie mogę (?:ci |panu |pani |w tym )*(?:pomóc|udzielić|odpowiedzieć)",
