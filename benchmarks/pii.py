@@ -148,7 +148,7 @@ def _overlap(one: Found, other: Found) -> bool:
 
 
 def times(texts: Sequence[str], run: Callable[[str], Any], rounds: int = 3) -> dict[str, float]:
-    """Milliseconds a text, warm: the median of some rounds of each; of these the median, the 95th percentile, the sum."""
+    """Milliseconds a text, warm: of each the median of some rounds; of these the median, the 95th percentile, the sum."""
     for text in texts:
         run(text)
     spent: list[list[float]] = [[] for _ in texts]

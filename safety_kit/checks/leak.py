@@ -114,7 +114,8 @@ class LeakCheck(TextCheck):
             )
             for span in spans
         ]
-        state = _State(state.prompt, *words, tail_at, tail)
+        base, rest, chain, run, told = words
+        state = _State(state.prompt, base, rest, chain, run, told, tail_at, tail)
         return state, sorted(findings, key=lambda finding: finding.spans), min(cleared, canary_cleared)
 
     def _step_words(self, state: _State, new: str, final: bool) -> tuple[tuple[Any, ...], list[Span], int]:

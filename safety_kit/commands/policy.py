@@ -55,7 +55,8 @@ def validate(policy: File, as_json: Json = False) -> int:
         print(console.safe(f"{read.name}: {counts}, digest {read.digest[:12]}"))
         show_budgets(read, budgets)
         if withheld_by:
-            print(console.safe(f"A reply is withheld until its end, because {', '.join(withheld_by)} read it whole."))
+            verb = "reads" if len(withheld_by) == 1 else "read"
+            print(console.safe(f"A reply is withheld until its end, because {', '.join(withheld_by)} {verb} it whole."))
     return 0
 
 
