@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,14 +62,14 @@ def parse(text: str, max_depth: int) -> Any:
 
     Raises:
         Fault: The text is no JSON (RFC 8259), is nested deeper than `max_depth`, or has an integer of more than
-            `LONGEST_NUMBER` digits.
+            `LONGEST_NUMBER` digits or a number that no float holds.
     """
     if not text.strip(" \t\r\n"):
         raise Fault("the text is empty: expected JSON")
     if _deeper_than(text, max_depth):
         raise Fault(f"expected at most {max_depth} nested arrays and objects")
     try:
-        return json.loads(text, parse_int=_integer, parse_constant=_constant)
+        return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_constant)
     except json.JSONDecodeError as error:
         asked = next((said for begin, said in _SYNTAX.items() if error.msg.startswith(begin)), "expected a JSON value")
         raise Fault(f"at line {error.lineno}, column {error.colno}: {asked}") from None
@@ -91,6 +92,13 @@ def _integer(digits: str) -> int:
     if len(digits) > LONGEST_NUMBER:
         raise Fault(f"expected numbers of at most {LONGEST_NUMBER} digits")
     return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise Fault("expected numbers below 1.8e308")
+    return value
 
 
 def _constant(name: str) -> Any:

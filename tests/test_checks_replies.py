@@ -130,7 +130,7 @@ def test_much_of_one_character(name: str, char: str, size: int) -> None:
         ('{"age": 1, "next": {"age": []}}', "json.schema", "at $.next.age: expected integer"),
         ('{"age": 1, "tags": ["a", "b"]}', "json.schema", "at $.tags[1]: expected a text of the schema's pattern"),
         ('{"age": 1, "tags": ["a", "a"]}', "json.schema", "at $.tags: remove repeated items"),
-        ('{"age": 1e999}', "json.schema", "at $.age: expected integer"),
+        ('{"age": 1e999}', "json.invalid", "expected numbers below 1.8e308"),
         ('{"age": 1,}', "json.invalid", "at line 1, column 11: expected a property name in double quotes"),
         ('{"age" 1}', "json.invalid", "at line 1, column 8: expected a colon"),
         ('{"age": 1} x', "json.invalid", "at line 1, column 12: expected the end of the text"),
