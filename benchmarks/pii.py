@@ -166,7 +166,7 @@ def measure(folder: Path, odd: bool = True) -> Mapping[str, Any]:
     rows = read_rows(folder, odd)
     texts = joined(rows)
     result: dict[str, Any] = {}
-    # Presidio's defaults look for phone numbers of eight regions and a dozen identity numbers, so both are told of ours.
+    # Presidio's defaults know eight phone regions and a dozen identity numbers, so two settings of ours are told.
     finders = {"safety-kit": ours(), "safety-kit, default countries": ours(("us", "uk")), "presidio": presidio()}
     for name, find in finders.items():
         table = {entity: asdict(score) for entity, score in scores(rows, find).items()}
