@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -132,3 +132,64 @@ class LanguageOptions(Options):
             if code not in LANGUAGES:
                 raise ValueError(f"{code!r} is not one of the {len(LANGUAGES)} languages known; use a code such as en")
         return codes
+
+
+def _sound_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    from safety_kit.schemas import check_schema
+
+    check_schema(schema)
+    return schema
+
+
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_sound_schema)]
+
+
+class JsonOptions(Options):
+    """The text must be JSON, and meet a JSON Schema (draft 2020-12) where one is given; a reply is withheld whole.
+
+    `fences` takes JSON inside a Markdown code fence too; `max_depth` is how deep arrays and objects may be nested.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    type: Literal["json"]
+    json_schema: JsonSchema | None = Field(default=None, alias="schema")
+    fences: bool = False
+    max_depth: int = Field(default=64, ge=1, le=128)
+
+
+class ToolsOptions(Options):
+    """Tools that may be called: their names, each with the JSON Schema of its arguments, or nothing."""
+
+    type: Literal["tools"]
+    allow: dict[str, JsonSchema | None] = Field(min_length=1)
+
+
+class LeakOptions(Options):
+    """A reply that gives the system prompt away.
+
+    `canaries` are strings of the prompt that belong in no reply; a reply overlaps with the prompt from `words` common
+    words on.
+    """
+
+    exact_spans: ClassVar[bool] = True
+
+    type: Literal["leak"]
+    canaries: tuple[Annotated[str, Field(pattern=r"^[!-~]*$", min_length=8, max_length=64)], ...] = ()
+    words: int = Field(default=12, ge=4, le=50)
+
+    @field_validator("canaries")
+    @classmethod
+    def _long_enough(cls, canaries: tuple[str, ...]) -> tuple[str, ...]:
+        for number, canary in enumerate(canaries):
+            if sum(map(str.isalnum, canary)) < 8:
+                raise ValueError(
+                    f"number {number} has less than 8 letters and digits; see safety_kit.checks.leak.canary"
+                )
+        return canaries
+
+
+class RefusalOptions(Options):
+    """A reply that begins with a refusal, so that refusals can be counted."""
+
+    type: Literal["refusal"]

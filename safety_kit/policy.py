@@ -12,7 +12,16 @@ from typing import Any, Literal, TypeAlias
 from safety_kit.contradictions import never_decides, refuse_contradictions
 from safety_kit.data import policy_names, shipped_policy
 from safety_kit.errors import PolicyError
-from safety_kit.policy_schema import CheckOptions, PolicyFile, RuleOptions, covers, read
+from safety_kit.policy_schema import (
+    CheckOptions,
+    JsonOptions,
+    JudgeOptions,
+    PolicyFile,
+    RuleOptions,
+    covers,
+    given_by,
+    read,
+)
 from safety_kit.types import Action, Finding, Stage
 
 FormKind: TypeAlias = Literal["mask", "hash", "pseudonymise", "replace"]
@@ -224,6 +233,16 @@ class Policy:
         fired = [(finding, rule) for finding in findings if (rule := self.rule_for(finding, stage))]
         strongest = max((rule for _, rule in fired), key=lambda rule: rule.action, default=None)
         return strongest.action if strongest else Action.ALLOW, tuple(f for f, _ in fired), strongest
+
+
+def withholds(policy: Policy) -> list[str]:
+    """Names of the checks that read a reply whole: with any of them, a stream gives nothing before its end."""
+    return [
+        name
+        for name, options in policy.checks.items()
+        if isinstance(options, JsonOptions | JudgeOptions)
+        and any(Stage.OUTPUT in policy.stages_of(category) for category in given_by(name, options) or ())
+    ]
 
 
 def _rule(options: RuleOptions) -> Rule:

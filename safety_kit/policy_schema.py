@@ -28,11 +28,15 @@ from safety_kit.check_options import (
     MODEL_TIMEOUT_MS,
     InstalledOptions,
     InvisibleOptions,
+    JsonOptions,
     LanguageOptions,
+    LeakOptions,
     LengthOptions,
     Options,
+    RefusalOptions,
     Strict,
     Timeout,
+    ToolsOptions,
     UrlsOptions,
 )
 from safety_kit.errors import PolicyError
@@ -138,6 +142,10 @@ _BuiltIn: TypeAlias = (
     | InvisibleOptions
     | LengthOptions
     | LanguageOptions
+    | JsonOptions
+    | ToolsOptions
+    | LeakOptions
+    | RefusalOptions
     | JudgeOptions
 )
 CheckOptions: TypeAlias = _BuiltIn | InstalledOptions
@@ -320,6 +328,14 @@ def given_by(name: str, options: CheckOptions) -> frozenset[str] | None:
         case InstalledOptions():
             brought = plugin(options.type)
             return brought.categories(name, options) if brought else frozenset()
+        case JsonOptions():
+            return frozenset({"json.invalid"} | ({"json.schema"} if options.json_schema is not None else set()))
+        case ToolsOptions():
+            return frozenset({"tools.not_allowed", "tools.arguments"})
+        case LeakOptions():
+            return frozenset({"leak.canary", "leak.overlap"})
+        case RefusalOptions():
+            return frozenset({"refusal"})
 
 
 def covers(pattern: str, category: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from safety_kit.checks.base import WHOLE, Check, Delta
+from safety_kit.checks.base import WHOLE, Check, Delta, started
 from safety_kit.guard import Guard, Which, fault, new_request_id
 from safety_kit.redact import Cut, merge
 from safety_kit.types import Action, CheckError, Finding, Sample, Stage, Verdict
@@ -61,6 +61,7 @@ class StreamGuard:
         prompt: str | None = None,
         activations: bool = True,
         *,
+        system: str | None = None,
         vault: Vault | None = None,
         request_id: str | None = None,
     ) -> None:
@@ -71,6 +72,7 @@ class StreamGuard:
             prompt: The message that is answered.
             activations: Each feed brings its token's activations, for the probes. If not, a policy with probes
                 withholds the reply until its end, when the guard's own model reads it.
+            system: The system prompt that the reply is written under.
             vault: Of the conversation; what is released is not restored yet, which is the vault's `restorer`'s part.
             request_id: Stands on the verdict; one is made without it.
 
@@ -86,7 +88,8 @@ class StreamGuard:
         whole = guard.checks_at(Stage.OUTPUT, self._at_end)
         self._reads_late = bool(whole)
         self._withhold = bool(withholding(guard, activations))
-        self._readers = [_Reader(check, check.start()) for check in checks if check not in whole]
+        beside = Sample("", "assistant", Stage.OUTPUT, prompt, system=system)
+        self._readers = [_Reader(check, started(check, beside)) for check in checks if check not in whole]
         self._redactor = guard.redactor(vault)
         self._request_id = request_id or new_request_id()
         self._queue = ""  # not yet read by the checks

@@ -139,6 +139,8 @@ class Sample:
         stage: Where it stands.
         prompt: For a reply, the user's message that it answers.
         trace: The text's own tokens in a forward pass that has already been made, where there is one.
+        system: For a reply, the system prompt that it was written under.
+        tool: For a tool call, the tool's name; the text is then the call's arguments.
     """
 
     text: str
@@ -146,6 +148,8 @@ class Sample:
     stage: Stage = Stage.INPUT
     prompt: str | None = None
     trace: TraceView | None = None
+    system: str | None = None
+    tool: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

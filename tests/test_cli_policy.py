@@ -68,12 +68,24 @@ def test_validate_json_and_a_policy_that_is_wrong(policy: Path) -> None:
     done = runner.invoke(app, ["policy", "validate", str(policy), "--json"])
     assert done.exit_code == 0
     digest = Policy.load(policy).digest
-    expected = {"valid": True, "name": "text only", "digest": digest, "budgets": [], "joint": [], "warnings": []}
-    assert json.loads(done.stdout) == expected
+    expected = {"valid": True, "name": "text only", "digest": digest, "budgets": [], "joint": []}
+    assert json.loads(done.stdout) == expected | {"withheld_by": [], "warnings": []}
     policy.write_text(TEXT_POLICY.replace("type: pii", "type: magic"), encoding="utf-8")
     done = runner.invoke(app, ["policy", "validate", str(policy), "--json"])
     assert (done.exit_code, done.stdout) == (2, "")
     assert "checks.pii.type" in done.stderr
+
+
+def test_validate_says_that_a_reply_is_withheld(tmp_path: Path) -> None:
+    path = tmp_path / "json.yaml"
+    path.write_text(
+        "{version: 1, name: t, checks: {order: {type: json}}, rules: [{category: json.*, action: block}]}",
+        encoding="utf-8",
+    )
+    done = runner.invoke(app, ["policy", "validate", str(path)])
+    assert "A reply is withheld until its end, because order reads it whole." in done.stdout
+    done = runner.invoke(app, ["policy", "validate", str(path), "--json"])
+    assert json.loads(done.stdout)["withheld_by"] == ["order"]
 
 
 def test_validate_looks_into_named_folders(policy: Path, tmp_path: Path) -> None:

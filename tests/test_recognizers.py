@@ -78,7 +78,7 @@ pieces = st.lists(st.one_of(characters, words, phones, *matching), max_size=6).m
 ).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(text=pieces)
 @example(text="ıp 10.0.0.1 İBAN DE89370400440532013000")
 @example(text="aa:bb:cc:dd:ee:ff and fe80::1")
@@ -89,7 +89,7 @@ def test_gated_equals_ungated(text: str) -> None:
     assert sorted(ALL.scan(text), key=key) == sorted(ungated(text), key=key)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_loosened_pattern_matches_what_its_pattern_does(data: Any) -> None:
     pattern = data.draw(st.sampled_from(PATTERNS))
@@ -126,7 +126,7 @@ def test_the_skeleton_has_a_character_for_each() -> None:
     assert skeleton("plain 12") == "plain 12"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=st.lists(phones | characters, max_size=5).map(" ".join))
 def test_phones_are_those_of_the_regions_one_by_one(text: str) -> None:
     some = ("US", "GB", "DE", "BR")

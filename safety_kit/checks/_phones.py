@@ -79,7 +79,7 @@ class Phones:
         return self._every if found is None else self._every.intersection(found)
 
 
-class _Candidates(PhoneNumberMatcher):  # type: ignore[misc]
+class _Candidates(PhoneNumberMatcher):
     """Notes all that a matcher would parse, in any region, as long as it finds nothing."""
 
     def __init__(self, text: str) -> None:
@@ -90,7 +90,7 @@ class _Candidates(PhoneNumberMatcher):  # type: ignore[misc]
         self.seen[candidate] = None
 
 
-class _Gated(PhoneNumberMatcher):  # type: ignore[misc]
+class _Gated(PhoneNumberMatcher):
     """The matcher of one region, which parses only what may be a number of it."""
 
     def __init__(

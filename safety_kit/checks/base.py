@@ -74,16 +74,30 @@ class Check(Protocol):
 class TextCheck:
     """A check of text alone: `run` is one step over the whole, so that stepping equals it."""
 
+    name: str
+    categories: frozenset[str]
+    lookahead: Lookahead
     capture: Capture | None = None
 
     def run(self, samples: Sequence[Sample]) -> list[list[Finding]]:
-        return [self.step(self.start(), Delta(sample.text), final=True)[1] for sample in samples]
+        return [self.step(started(self, sample), Delta(sample.text), final=True)[1] for sample in samples]
 
     def start(self) -> Any:
         raise NotImplementedError
 
     def step(self, state: Any, new: Delta, final: bool) -> StepResult:
         raise NotImplementedError
+
+
+def started(check: Check, sample: Sample) -> Any:
+    """The state of a check before a text, by what is known beside it: the system prompt, the tool that is called.
+
+    Args:
+        check: One that needs any of this has `start_for(sample)`.
+        sample: The text's sample; its text is not read.
+    """
+    start_for = getattr(check, "start_for", None)
+    return start_for(sample) if start_for else check.start()
 
 
 REGISTRY: Final[dict[str, str]] = {
@@ -94,6 +108,10 @@ REGISTRY: Final[dict[str, str]] = {
     "invisible": "safety_kit.checks.invisible",
     "length": "safety_kit.checks.length",
     "language": "safety_kit.checks.language",
+    "json": "safety_kit.checks.json_schema",
+    "tools": "safety_kit.checks.tools",
+    "leak": "safety_kit.checks.leak",
+    "refusal": "safety_kit.checks.refusal",
 }
 """The kit's own text checks: type → module with a `build`, loaded when a policy asks for it."""
 

@@ -52,7 +52,7 @@ def validate(
     """
     from dataclasses import asdict
 
-    from safety_kit.policy import Policy
+    from safety_kit.policy import Policy, withholds
     from safety_kit.policy_schema import JudgeOptions
 
     read = Policy.load(policy)
@@ -63,6 +63,7 @@ def validate(
     budgets, joint = _budgets(read, _classifiers(read))
     if on is not None:
         joint += measured(corpus.read(on, stage), models.guard_for(policy, model, revision, device, dtype))
+    withheld_by = withholds(read)
     if as_json:
         console.emit(
             {
@@ -71,6 +72,7 @@ def validate(
                 "digest": read.digest,
                 "budgets": [asdict(budget) for budget in budgets],
                 "joint": [asdict(one) for one in joint],
+                "withheld_by": withheld_by,
                 "warnings": read.warnings,
             }
         )
@@ -79,6 +81,9 @@ def validate(
         print(console.safe(f"{read.name}: {counts}, digest {read.digest[:12]}"))
         show_budgets(read, budgets)
         show_joint(joint)
+        if withheld_by:
+            verb = "reads" if len(withheld_by) == 1 else "read"
+            print(console.safe(f"A reply is withheld until its end, because {', '.join(withheld_by)} {verb} it whole."))
         for warning in read.warnings:
             console.note(f"warning: {warning}")
     return 0
@@ -256,6 +261,7 @@ def _show(policy: Policy) -> None:
 
 
 def _looks_for(name: str, options: CheckOptions) -> str:
+    from safety_kit.check_options import JsonOptions, LeakOptions, RefusalOptions, ToolsOptions
     from safety_kit.policy_schema import (
         JudgeOptions,
         PatternsOptions,
@@ -274,6 +280,14 @@ def _looks_for(name: str, options: CheckOptions) -> str:
             return f"personal data; numbers of {', '.join(options.countries)}"
         case JudgeOptions():
             return f"what violates: {options.guideline.strip()}"
+        case JsonOptions():
+            return "what is no JSON" + (", or does not meet the schema" if options.json_schema is not None else "")
+        case ToolsOptions():
+            return f"calls of other tools than {', '.join(options.allow)}, and their arguments"
+        case LeakOptions():
+            return f"{options.words} words of the system prompt, and its canaries"
+        case RefusalOptions():
+            return "replies that begin with a refusal"
         case SecretsOptions():
             return "keys, tokens, passwords"
         case _:
