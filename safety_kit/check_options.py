@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -16,7 +16,24 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class InstalledOptions(Strict):
+DEFAULT_TIMEOUT_MS, MODEL_TIMEOUT_MS = 60_000, 600_000
+
+Timeout = Annotated[int, Field(ge=1, le=86_400_000)]
+
+
+class Options(Strict):
+    """What every check's options have.
+
+    `timeout_ms` is the time that the check may take for one text; one that takes longer has failed.
+    """
+
+    exact_spans: ClassVar[bool] = False
+    """Whether its findings say exactly which characters they mean, so that a rule may redact them."""
+
+    timeout_ms: Timeout = DEFAULT_TIMEOUT_MS
+
+
+class InstalledOptions(Options):
     """Base of the options of a check that another package brings; `type` is to be a `Literal` of the type's name."""
 
     type: str
@@ -36,13 +53,15 @@ def _host(host: str) -> str:
 Host = Annotated[str, AfterValidator(_host)]
 
 
-class UrlsOptions(Strict):
+class UrlsOptions(Options):
     """Web addresses: hosts allowed or denied, look-alikes, credentials, raw IPs, schemes, exfiltration by images.
 
     A host means its subdomains too. With an `allow` list every other host is `urls.not_allowed`. Look-alikes are those
     of `protected` and of `allow`. An image from a host that is not allowed is `urls.exfiltration` when its query
     carries more than `max_image_data` characters.
     """
+
+    exact_spans: ClassVar[bool] = True
 
     type: Literal["urls"]
     allow: tuple[Host, ...] = ()
@@ -67,17 +86,19 @@ class UrlsOptions(Strict):
         return self
 
 
-class InvisibleOptions(Strict):
+class InvisibleOptions(Options):
     """Characters that a reader does not see and a model does.
 
     Private-use characters are found from `private_use_run` in a row on: single ones are the icons of fonts.
     """
 
+    exact_spans: ClassVar[bool] = True
+
     type: Literal["invisible"]
     private_use_run: int = Field(default=4, ge=1, le=64)
 
 
-class LengthOptions(Strict):
+class LengthOptions(Options):
     """A text of more than so many `characters`, or `tokens` of the embedded Gemma's tokenizer."""
 
     type: Literal["length"]
@@ -92,7 +113,7 @@ class LengthOptions(Strict):
         return self
 
 
-class LanguageOptions(Strict):
+class LanguageOptions(Options):
     """The languages that a text may be in, as ISO 639 codes.
 
     A text of fewer than `min_letters` letters is never found; one is `language.not_allowed` when another language has

@@ -6,7 +6,9 @@ SafetyKitError (3)
 │   ├── PolicyError          a policy that cannot be enforced
 │   ├── ArtifactError        a classifier folder that is missing, changed or made for another model
 │   │   └── MissingArtifact  a category that was never taught for this model
-│   └── ModelError           a model that cannot be had, or is no supported Gemma
+│   ├── ModelError           a model that cannot be had, or is no supported Gemma
+│   └── ConversationError    a request or a reply that is no chat completion
+├── CheckTimeout (3)         a check that did not come back in time; a verdict's error, raised to no caller
 └── MissingExtra (3)         a package of an extra that is not installed
 """
 
@@ -43,6 +45,14 @@ class MissingArtifact(ArtifactError):
 
 class ModelError(UserError):
     """A model that cannot be had, or that is no supported Gemma."""
+
+
+class ConversationError(UserError):
+    """A request, a response or a chunk that has not the form of a chat completion."""
+
+
+class CheckTimeout(SafetyKitError):
+    """A check did not come back in time."""
 
 
 class MissingExtra(SafetyKitError):

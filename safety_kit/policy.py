@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from safety_kit.contradictions import never_decides, refuse_contradictions
 from safety_kit.data import data_dir
 from safety_kit.errors import PolicyError
 from safety_kit.policy_schema import CheckOptions, PolicyFile, RuleOptions, covers, read
@@ -71,6 +72,7 @@ class Policy:
         budget: In (0, 1): the share of harmless texts that all probes together may block at one stage; None: each rule
             has a rate or a threshold of its own.
         calibration: What `safety-kit calibrate` writes the thresholds to.
+        uncheckable: What is done about a part of a conversation that no check can read; ALLOW, FLAG or BLOCK.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Policy:
     content: str
     budget: float | None = None
     calibration: Path | None = None
+    uncheckable: Action = Action.BLOCK
 
     @classmethod
     def load(cls, source: Path | str = "default") -> Policy:
@@ -112,11 +115,13 @@ class Policy:
             PolicyError: In one or two sentences with the place and the remedy.
         """
         file = read(text)
+        rules = tuple(_rule(options) for options in file.rules)
+        refuse_contradictions(rules)
         return cls(
             name=file.name,
             on_error=Action[file.on_error.upper()],
             checks=dict(file.checks),
-            rules=tuple(_rule(options) for options in file.rules),
+            rules=rules,
             messages=dict(file.messages),
             folder=Path(folder),
             content=_canonical(
@@ -124,12 +129,18 @@ class Policy:
             ),
             budget=file.budget.blocked_harmless if file.budget else None,
             calibration=Path(folder) / file.calibration if file.calibration else None,
+            uncheckable=Action[file.uncheckable.upper()],
         )
 
     @staticmethod
     def json_schema() -> dict[str, Any]:
         """JSON Schema of the file, for editors."""
         return PolicyFile.model_json_schema()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may be enforced as written, but can hardly be meant: rules that never decide."""
+        return never_decides(self.rules, self.budget is not None)
 
     @property
     def digest(self) -> str:
@@ -167,6 +178,11 @@ class Policy:
     def stages_of(self, category: str) -> frozenset[Stage]:
         """Stages at which any rule asks for a category."""
         return frozenset(stage for rule in self.rules if covers(rule.category, category) for stage in rule.stages)
+
+    def message_for(self, category: str) -> str | None:
+        """A category's own message, else its narrowest family's; None where it shares the default."""
+        keys = [key for key in self.messages if key != "default" and covers(key, category)]
+        return self.messages[max(keys, key=lambda key: (not key.endswith(".*"), len(key)))] if keys else None
 
     def rule_for(self, finding: Finding, stage: Stage) -> Rule | None:
         """The strongest rule that a finding sets off; the first of equals."""

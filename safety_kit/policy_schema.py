@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from collections.abc import Hashable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import (
@@ -24,15 +24,24 @@ from safety_kit.catalogue import (
     secret_categories,
     url_categories,
 )
-from safety_kit.check_options import InstalledOptions, InvisibleOptions, LanguageOptions, LengthOptions, UrlsOptions
-from safety_kit.check_options import Strict as _Strict
+from safety_kit.check_options import (
+    MODEL_TIMEOUT_MS,
+    InstalledOptions,
+    InvisibleOptions,
+    LanguageOptions,
+    LengthOptions,
+    Options,
+    Strict,
+    Timeout,
+    UrlsOptions,
+)
 from safety_kit.errors import PolicyError
 from safety_kit.plugins import installed, plugin
 
 Probability = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
 
 
-class ProbeOptions(_Strict):
+class ProbeOptions(Options):
     """A taught category: reads the model's activations.
 
     `artifact` is a bare name (the kit's own classifier for the model in use) or, with a slash or a dot, a folder
@@ -40,6 +49,7 @@ class ProbeOptions(_Strict):
     """
 
     type: Literal["probe"]
+    timeout_ms: Timeout = MODEL_TIMEOUT_MS
     artifact: str = Field(min_length=1)
 
     @property
@@ -47,11 +57,14 @@ class ProbeOptions(_Strict):
         return "/" in self.artifact or "." in self.artifact or "\\" in self.artifact
 
 
-class PatternsOptions(_Strict):
+class PatternsOptions(Options):
     """Keywords and linear-time regular expressions (RE2 syntax).
 
-    A regex match longer than `max_length` characters may be found in parts.
+    A regex match longer than `max_length` characters may be found in parts. With ``unbounded`` it is found whole, and
+    a reply is withheld to its end.
     """
+
+    exact_spans: ClassVar[bool] = True
 
     type: Literal["patterns"]
     category: str | None = None
@@ -59,7 +72,7 @@ class PatternsOptions(_Strict):
     regexes: tuple[str, ...] = ()
     ignore_case: bool = True
     whole_words: bool = True
-    max_length: int = Field(default=128, ge=16, le=4096)
+    max_length: Annotated[int, Field(ge=16, le=4096)] | Literal["unbounded"] = 128
 
     @field_validator("regexes")
     @classmethod
@@ -84,20 +97,24 @@ class PatternsOptions(_Strict):
         return self
 
 
-class PiiOptions(_Strict):
+class PiiOptions(Options):
     """Personal data: e-mail, phone, card, IBAN, IP …, and the identity numbers of the countries named."""
+
+    exact_spans: ClassVar[bool] = True
 
     type: Literal["pii"]
     countries: tuple[Literal[tuple(COUNTRIES)], ...] = ("us", "uk")  # type: ignore[valid-type]
 
 
-class SecretsOptions(_Strict):
+class SecretsOptions(Options):
     """API keys, tokens, private keys."""
+
+    exact_spans: ClassVar[bool] = True
 
     type: Literal["secrets"]
 
 
-class JudgeOptions(_Strict):
+class JudgeOptions(Options):
     """A Gemma that is asked whether a text violates a guideline, and says how probable Yes is.
 
     `model` is a hub id or a folder, perhaps beside the policy file; without it the guard's own model is asked.
@@ -105,6 +122,7 @@ class JudgeOptions(_Strict):
     """
 
     type: Literal["judge"]
+    timeout_ms: Timeout = MODEL_TIMEOUT_MS
     guideline: str = Field(pattern=r"\S", max_length=4000)
     category: str | None = Field(default=None, min_length=1)
     model: str | None = Field(default=None, min_length=1)
@@ -135,7 +153,7 @@ def _or_installed(value: Any, built_in: ValidatorFunctionWrapHandler) -> Any:
     return brought.options.model_validate(value)
 
 
-class ReplaceForm(_Strict):
+class ReplaceForm(Strict):
     """Redact with a fixed text."""
 
     replace: str
@@ -144,7 +162,7 @@ class ReplaceForm(_Strict):
 FormName = Literal["mask", "hash", "pseudonymise"]
 
 
-class RuleOptions(_Strict):
+class RuleOptions(Strict):
     """What is done about one category at some stages."""
 
     category: str = Field(min_length=1)
@@ -161,7 +179,7 @@ class RuleOptions(_Strict):
         return self
 
 
-class BudgetOptions(_Strict):
+class BudgetOptions(Strict):
     """What all probes of the policy together may cost; it takes the place of their blocking rules' rates.
 
     `blocked_harmless` is the share of harmless texts that may be blocked by mistake at a stage: all categories and
@@ -171,12 +189,15 @@ class BudgetOptions(_Strict):
     blocked_harmless: Probability
 
 
-class PolicyFile(_Strict):
+class PolicyFile(Strict):
     """The whole file."""
 
     version: Literal[1]
     name: str = Field(min_length=1)
     on_error: Literal["block", "flag"] = "block"
+    uncheckable: Literal["block", "flag", "allow"] = Field(
+        default="block", description="What is done about parts that are no text: images, audio, files, unknown types."
+    )
     checks: dict[
         str, SerializeAsAny[Annotated[_BuiltIn, Field(discriminator="type"), WrapValidator(_or_installed)]]
     ] = Field(min_length=1)
@@ -298,16 +319,12 @@ def _check_rules(file: PolicyFile) -> None:
                 f"{place}.category: no check gives {rule.category!r}; add a check for it or correct the name."
             )
         budgeted = file.budget is not None and rule.action == "block"
+        if rule.action == "redact":
+            _check_spans(place, rule.category, file.checks, given)
         check_rule(place, rule.category, rule.action == "redact", rule.threshold, rule.max_fpr, probe, budgeted)
         for name, options in file.checks.items():
             if isinstance(options, JudgeOptions) and covers(rule.category, options.category or name):
                 _check_judge_rule(place, rule, options)
-            whole = isinstance(options, LengthOptions | LanguageOptions) and exact & (given[name] or frozenset())
-            if whole and rule.action == "redact":
-                raise PolicyError(
-                    f"{place}.action: {options.type} is of the whole text, no span to redact; use flag or block for "
-                    f"{rule.category!r}."
-                )
     for name, options in file.checks.items():
         others = {c for other, categories in given.items() if other != name for c in categories or ()}
         if isinstance(options, JudgeOptions) and (options.category or name) in others:
@@ -318,12 +335,22 @@ def _check_rules(file: PolicyFile) -> None:
             raise PolicyError(f"messages.{key}: no rule names this category; correct the name or remove the message.")
 
 
+def _check_spans(
+    place: str, category: str, checks: Mapping[str, CheckOptions], given: Mapping[str, frozenset[str] | None]
+) -> None:
+    """Refuse to redact what a check cannot point at."""
+    for name, options in checks.items():
+        if not options.exact_spans and any(covers(category, found) for found in given[name] or ()):
+            raise PolicyError(
+                f"{place}.action: a {options.type} has no exact span to redact (checks.{name}); use flag or block for "
+                f"{category!r}."
+            )
+
+
 def _check_judge_rule(place: str, rule: RuleOptions, options: JudgeOptions) -> None:
     """Refuse a rule that a judge cannot serve; whether its evidence suffices is for the guard to see."""
     if rule.category.endswith(".*"):
         raise PolicyError(f"{place}.category: name each judge's category by itself, not as {rule.category!r}.")
-    if rule.action == "redact":
-        raise PolicyError(f"{place}.action: a judge has no exact span to redact; use flag for {rule.category!r}.")
     if rule.threshold is None:
         raise PolicyError(f"{place}: a judge's category needs a threshold.")
     if rule.action == "block" and options.evidence is None:

@@ -245,7 +245,7 @@ def test_the_tokenizer_is_loaded_only_where_tokens_are_limited(monkeypatch: pyte
     [
         ("characters: 50", "", "checks.too_long: name a limit"),
         ("characters: 50", "characters: 0", "checks.too_long.characters: "),
-        ("action: block", "action: redact", r"rules\[0\].action: length is of the whole text"),
+        ("action: block", "action: redact", r"rules\[0\].action: a length has no exact span"),
     ],
 )
 def test_a_length_policy_that_makes_no_sense(old: str, new: str, place: str) -> None:

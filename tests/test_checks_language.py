@@ -158,7 +158,7 @@ def test_what_is_missing_is_named_early(monkeypatch: pytest.MonkeyPatch) -> None
     [
         ("[en]", "[english]", "checks.l.allow: 'english' is not one of the 139 languages known"),
         ("[en]", "[]", "checks.l.allow: "),
-        ("action: block", "action: redact", "rules[0].action: language is of the whole text"),
+        ("action: block", "action: redact", "rules[0].action: a language has no exact span"),
     ],
 )
 def test_a_language_policy_that_makes_no_sense(old: str, new: str, why: str) -> None:

@@ -68,7 +68,13 @@ def test_validate_json_and_a_policy_that_is_wrong(policy: Path) -> None:
     done = runner.invoke(app, ["policy", "validate", str(policy), "--json"])
     assert done.exit_code == 0
     digest = Policy.load(policy).digest
-    assert json.loads(done.stdout) == {"valid": True, "name": "text only", "digest": digest, "budgets": []}
+    assert json.loads(done.stdout) == {
+        "valid": True,
+        "name": "text only",
+        "digest": digest,
+        "budgets": [],
+        "warnings": [],
+    }
     policy.write_text(TEXT_POLICY.replace("type: pii", "type: magic"), encoding="utf-8")
     done = runner.invoke(app, ["policy", "validate", str(policy), "--json"])
     assert (done.exit_code, done.stdout) == (2, "")

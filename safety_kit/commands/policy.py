@@ -46,11 +46,21 @@ def validate(policy: File, as_json: Json = False) -> int:
     budgets = _budgets(read, _classifiers(read))
     if as_json:
         listed = [asdict(budget) for budget in budgets]
-        console.emit({"valid": True, "name": read.name, "digest": read.digest, "budgets": listed})
+        console.emit(
+            {
+                "valid": True,
+                "name": read.name,
+                "digest": read.digest,
+                "budgets": listed,
+                "warnings": read.warnings,
+            }
+        )
     else:
         counts = f"{len(read.checks)} checks, {len(read.rules)} rules"
         print(console.safe(f"{read.name}: {counts}, digest {read.digest[:12]}"))
         show_budgets(read, budgets)
+        for warning in read.warnings:
+            console.note(f"warning: {warning}")
     return 0
 
 

@@ -1,0 +1,263 @@
+"""Checking all texts of a conversation: each by itself, then what is read together, then what a model reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from safety_kit.conversation import Conversation, Kind, Unit, parse
+from safety_kit.errors import ConversationError
+from safety_kit.joined import Joined, Piece, seams, windows
+from safety_kit.places import Path, Walker, rewritten, show
+from safety_kit.redact import Cut, merge
+from safety_kit.types import Action, Finding, Role, Sample, Stage, Verdict
+from safety_kit.verdict_cache import check_cached
+
+if TYPE_CHECKING:
+    from safety_kit.guard import Guard
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceVerdict:
+    """The verdict on one place.
+
+    Attributes:
+        path: Where, e.g. ``messages[3].tool_calls[0].function.arguments``; where texts are read together, the last.
+        kind: What stands there; ``turns`` for neighbouring messages read together, ``uncheckable`` for what no check
+            can read.
+        role: Whose text it is.
+        verdict: The guard's answer; its spans point into the place's text.
+        choice: The position of the response's choice it belongs to; None: to the whole.
+    """
+
+    path: str
+    kind: Kind
+    role: Role
+    verdict: Verdict
+    choice: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": self.path, "kind": self.kind, "role": self.role, "verdict": self.verdict.to_json()}
+
+
+@dataclass(slots=True)
+class Examined:
+    """What came of checking a conversation.
+
+    Attributes:
+        places: All verdicts.
+        edits: New texts of the strings that are redacted, by their path from the top.
+    """
+
+    places: list[PlaceVerdict] = field(default_factory=list)
+    edits: dict[Path, str] = field(default_factory=dict)
+
+    def blocking(self, choice: int | None) -> Verdict | None:
+        """The first verdict that blocks this choice (None: the whole)."""
+        return next((p.verdict for p in self.places if p.choice == choice and p.verdict.blocked), None)
+
+
+def examine(guard: Guard, conversation: Conversation) -> Examined:
+    """Check every place: strings by themselves, then what is read together, then what a model reads.
+
+    A later step reads what the earlier ones would pass on, and nothing of a choice, or of a request, that is blocked.
+    """
+    return _Examiner(guard, conversation).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A joined text to check, and what its verdict is filed under."""
+
+    joined: Joined
+    path: Path
+    kind: Kind
+    role: Role
+    stage: Stage
+    choice: int | None = None
+    prompt: str | None = None
+
+    @property
+    def sample(self) -> Sample:
+        return Sample(self.joined.text, self.role, self.stage, self.prompt)
+
+
+class _Examiner:
+    def __init__(self, guard: Guard, conversation: Conversation) -> None:
+        self.guard = guard
+        self.conversation = conversation
+        self.texts: dict[Path, str] = {}  # every string of the conversation, as redacted so far
+        self.given: dict[Path, str] = {}
+        self.at: dict[Path, int] = {}  # where in `places` the verdict on a unit of one string is
+        self.blocked: set[int | None] = set()
+        self.out = Examined()
+
+    def run(self) -> Examined:
+        for part in self.conversation.uncheckable:
+            self._note(
+                uncheckable(self.guard, part.what, self.conversation.stage),
+                part.path,
+                "uncheckable",
+                part.role,
+                part.choice,
+            )
+        self._strings()
+        self._joined()
+        self._models()
+        self.out.edits = {path: text for path, text in self.texts.items() if text != self.given[path]}
+        return self.out
+
+    def _note(self, verdict: Verdict, path: Path, kind: Kind, role: Role, choice: int | None) -> None:
+        self.out.places.append(PlaceVerdict(show(path), kind, role, verdict, choice))
+        if verdict.blocked:
+            self.blocked.add(choice)
+
+    def _open(self, choice: int | None) -> bool:
+        """Whether it matters what else is found there."""
+        return choice not in self.blocked and None not in self.blocked
+
+    def _sample(self, unit: Unit, text: str) -> Sample:
+        return Sample(text, unit.role, self.conversation.stage, self.conversation.prompt if self._output else None)
+
+    @property
+    def _output(self) -> bool:
+        return self.conversation.stage is Stage.OUTPUT
+
+    # --- every string by itself
+
+    def _strings(self) -> None:
+        units = self.conversation.units
+        samples = [self._sample(u, text) for u in units for text in (*_raw(u), *(place.text for place in u.places))]
+        verdicts = iter(check_cached(self.guard, samples, "text"))
+        for unit in units:
+            if unit.raw is not None:
+                self._json(unit, next(verdicts), [next(verdicts) for _ in unit.places])
+                continue
+            for place in unit.places:
+                self._string(unit, place.path, place.text, next(verdicts))
+            if len(unit.places) == 1:
+                self.at[unit.path] = len(self.out.places) - 1
+
+    def _string(self, unit: Unit, path: Path, text: str, verdict: Verdict) -> None:
+        self.given[path] = text
+        self.texts[path] = text if verdict.text is None else verdict.text
+        self._note(verdict, path, unit.kind, unit.role, unit.choice)
+
+    def _json(self, unit: Unit, whole: Verdict, inside: Sequence[Verdict]) -> None:
+        """A JSON text: its strings are redacted inside it, so that it stays JSON; then what is left, in the whole."""
+        assert unit.raw is not None
+        edits = {}
+        for place, verdict in zip(unit.places, inside, strict=True):
+            self._note(verdict, unit.place(place), unit.kind, unit.role, unit.choice)
+            if verdict.text is not None and verdict.text != place.text:
+                edits[place.path] = verdict.text
+        if edits:
+            text = json.dumps(rewritten(unit.document, edits), ensure_ascii=False)
+            (whole,) = check_cached(self.guard, [self._sample(unit, text)], "text")
+            whole = replace(whole, action=max(whole.action, Action.REDACT))
+        if unit.kind == "arguments" and whole.action is Action.REDACT and not _is_json(whole.text or ""):
+            whole = replace(whole, action=Action.BLOCK, text=None)  # it cannot be redacted and still be a call
+        self._string(unit, unit.path, unit.raw, whole)
+        self.at[unit.path] = len(self.out.places) - 1
+
+    # --- what is read together
+
+    def _together(self) -> Iterator[_Reading]:
+        """Neighbouring turns of those who write to the model, the parts of any message, a prefix to be continued."""
+        stage, prompt = self.conversation.stage, self.conversation.prompt
+        units = [unit for unit in self.conversation.units if unit.kind in ("content", "reasoning")]
+        turns = [u for u in units if u.kind == "content" and u.role in ("user", "tool") and stage is Stage.INPUT]
+        of = {path: unit for unit in turns for path in self._paths(unit)}
+        for joined in self._neighbours(of):
+            last = of[joined.pieces[-1].path]
+            kind: Kind = "turns" if of[joined.pieces[0].path] is not last else last.kind
+            yield _Reading(joined, last.path, kind, last.role, stage)
+        for unit in units:
+            if unit.raw is None and len(unit.places) > 1 and unit.places[0].path not in of:
+                asked = prompt if self._output else None
+                for joined in self._neighbours(self._paths(unit)):
+                    yield _Reading(joined, unit.path, unit.kind, unit.role, stage, unit.choice, asked)
+        if (prefix := self.conversation.prefix) is not None:
+            whole = Joined(tuple(Piece(path, self.texts[path]) for path in self._paths(prefix)))
+            yield _Reading(whole, prefix.path, prefix.kind, prefix.role, Stage.OUTPUT, None, prompt)
+
+    def _neighbours(self, paths: Iterable[Path]) -> Iterator[Joined]:
+        pieces = [Piece(path, self.texts[path]) for path in paths]
+        yield from windows(pieces)
+        yield from seams(pieces)
+
+    def _paths(self, unit: Unit) -> list[Path]:
+        return [unit.path] if unit.raw is not None else [place.path for place in unit.places]
+
+    def _joined(self) -> None:
+        readings = [reading for reading in self._together() if self._open(reading.choice)]
+        cuts: dict[Path, list[Cut]] = {}
+        verdicts = check_cached(self.guard, [reading.sample for reading in readings], "text")
+        for reading, verdict in zip(readings, verdicts, strict=True):
+            if verdict.action is Action.ALLOW:
+                continue
+            self._note(verdict, reading.path, reading.kind, reading.role, reading.choice)
+            for finding in verdict.findings:
+                for path, cut in reading.joined.cuts(self.guard.cuts(finding, reading.stage)):
+                    cuts.setdefault(path, []).append(cut)
+        for path, own in cuts.items():
+            self.texts[path] = self.guard.redactor().apply(self.texts[path], merge(own))
+
+    # --- what a model reads
+
+    def _models(self) -> None:
+        stages = (Stage.INPUT, Stage.OUTPUT)
+        if not any(self.guard.checks_at(stage, "model") for stage in stages):
+            return
+        samples, filed = [], []
+        for unit in self.conversation.units:
+            if self._open(unit.choice) and (text := self._prose(unit)):
+                samples.append(self._sample(unit, text))
+                filed.append((unit.path, unit.kind, unit.role, unit.choice))
+        for reading in self._together():
+            new = reading.kind == "turns" or reading.stage is not self.conversation.stage
+            if new and reading.joined.separator and self._open(reading.choice):
+                samples.append(reading.sample)
+                filed.append((reading.path, reading.kind, reading.role, reading.choice))
+        seen: set[Path] = set()
+        for (path, kind, role, choice), verdict in zip(filed, check_cached(self.guard, samples, "model"), strict=True):
+            number = self.at.get(path)
+            if kind == "turns" or number is None or path in seen:
+                self._note(verdict, path, kind, role, choice)
+                continue
+            seen.add(path)
+            place = self.out.places[number]
+            self.out.places[number] = replace(place, verdict=self.guard.merge(place.verdict, verdict))
+            if verdict.blocked:
+                self.blocked.add(choice)
+
+    def _prose(self, unit: Unit) -> str:
+        """What a model reads of a unit: all but names, keys and constants."""
+        if unit.raw is None:
+            return "\n".join(self.texts[place.path] for place in unit.places if place.is_prose)
+        try:
+            document = parse(self.texts[unit.path])
+        except ConversationError:
+            document = None
+        if document is None:
+            return self.texts[unit.path]
+        return "\n".join(place.text for place in Walker().strings(document) if place.is_prose)
+
+
+def _raw(unit: Unit) -> Iterable[str]:
+    return () if unit.raw is None else (unit.raw,)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return parse(text) is not None
+    except ConversationError:
+        return False
+
+
+def uncheckable(guard: Guard, what: str, stage: Stage) -> Verdict:
+    action = guard.policy.uncheckable
+    finding = Finding("conversation", f"uncheckable.{what}", 1.0, "rule", (), "no check can read this part")
+    return Verdict(stage, action, None, (finding,), (), {}, guard.digest)

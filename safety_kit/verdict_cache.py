@@ -1,0 +1,118 @@
+"""Verdicts of texts that were checked before: a conversation comes again with every turn, and only its end is new."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from safety_kit.redact import merge
+from safety_kit.types import Sample, Verdict
+
+if TYPE_CHECKING:
+    from safety_kit.guard import Guard, Which
+
+BATCH: Final = 64
+BATCH_CHARACTERS: Final = 32_000
+"""What is checked at once: a batch shares its forward passes, and its activations stay in memory."""
+
+MAX_FINDINGS: Final = 64
+"""A verdict with more findings is not kept, so that a cache of n verdicts has a bound in bytes."""
+
+
+class VerdictCache:
+    """The last verdicts of one guard, by a keyed digest of the sample; no text is kept, neither raw nor redacted.
+
+    A verdict with a fault is not kept: the next time the check may work. Safe for threads.
+    """
+
+    def __init__(self, size: int = 8192) -> None:
+        self._size = size
+        self._salt = secrets.token_bytes(16)
+        self._kept: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def key(self, sample: Sample, which: str, policy_digest: str) -> bytes:
+        """Digest of all that a verdict depends on."""
+        digest = hashlib.blake2b(key=self._salt, digest_size=24)
+        for part in (policy_digest, which, sample.stage.value, sample.role, sample.prompt, sample.text):
+            data = b"" if part is None else part.encode("utf-8", "surrogatepass")
+            digest.update(b"-" if part is None else b"%d:" % len(data))
+            digest.update(data)
+        return digest.digest()
+
+    def get(self, key: bytes) -> Verdict | None:
+        """The verdict, without its text."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: bytes, verdict: Verdict) -> None:
+        """Keep a verdict, without its text; the one unused for longest gives way."""
+        if verdict.errors or len(verdict.findings) > MAX_FINDINGS:
+            return
+        with self._lock:
+            self._kept[key] = replace(verdict, text=None, timings={})
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+
+
+def batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Samples in order, at most `BATCH` and `BATCH_CHARACTERS` at once; a longer text comes alone."""
+    batch: list[Sample] = []
+    room = BATCH_CHARACTERS
+    for sample in samples:
+        if batch and (len(batch) == BATCH or len(sample.text) > room):
+            yield batch
+            batch, room = [], BATCH_CHARACTERS
+        batch.append(sample)
+        room -= len(sample.text)
+    if batch:
+        yield batch
+
+
+def check_cached(guard: Guard, samples: Sequence[Sample], which: Which) -> list[Verdict]:
+    """`Guard.check` for texts that may have been checked before; equal ones among them are checked once.
+
+    Args:
+        guard: Whose checks and cache.
+        samples: Samples without a trace.
+        which: Which checks; a kept verdict is of the same.
+    """
+    if not samples or not any(guard.checks_at(stage, which) for stage in {sample.stage for sample in samples}):
+        return guard.check(samples, which)
+    keys = [guard.cache.key(sample, which, guard.digest) for sample in samples]
+    known: dict[bytes, Verdict] = {}
+    new: dict[bytes, Sample] = {}
+    for key, sample in zip(keys, samples, strict=True):
+        if key not in known and key not in new:
+            kept = guard.cache.get(key)
+            if kept is None:
+                new[key] = sample
+            else:
+                known[key] = kept
+    fresh = (verdict for batch in batches(list(new.values())) for verdict in guard.check(batch, which))
+    for key, verdict in zip(new, fresh, strict=True):
+        known[key] = verdict
+        guard.cache.put(key, verdict)
+    return [
+        known[key] if known[key].text is not None else _with_text(guard, known[key], sample.text)
+        for key, sample in zip(keys, samples, strict=True)
+    ]
+
+
+def _with_text(guard: Guard, verdict: Verdict, text: str) -> Verdict:
+    """A kept verdict with what may be passed on; redaction is done anew."""
+    if verdict.blocked:
+        return verdict
+    cuts = merge(cut for finding in verdict.findings for cut in guard.cuts(finding, verdict.stage))
+    return replace(verdict, text=guard.redactor().apply(text, cuts))
