@@ -107,6 +107,7 @@ texts = st.lists(pieces, max_size=14).map("".join)
 @given(text=texts, places=cuts)
 @example(text="!" * 399 + "a" * 30, places=[398, 399, 400, 401])
 @example(text="a" * 199 + "ab" * 300, places=[198, 199, 200, 201])
+@example(text="a" * 200 + "? ", places=[200])
 def test_stepping_equals_run(text: str, places: list[int]) -> None:
     (whole,) = ENGLISH.run([Sample(text)])
     for parts in (chunk(text, places), [*text[:450], text[450:]]):

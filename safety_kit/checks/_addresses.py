@@ -256,15 +256,20 @@ class Reader:
     def _hosts(self, end: int) -> None:
         """Give the bare hosts that begin before a place."""
         text, begin = self._text, self._at
-        if not self._bare or text.find(".", begin, end) < 0:
+        if not self._bare or end <= begin:
             return
-        for atom in _ATOMS.finditer(text, begin):
-            start = atom.start()
-            if start >= end:
-                return
-            before = text[start - 1 : start]
-            if len(atom[0]) > _LONGEST_ATOM or before in ("@", "/", "\\") or (before and _ATOMS.match(before)):
-                continue
-            host = atom[0].strip("._+-")
-            if "." in host:
-                self.found.append(Bare(self._base + start + atom[0].index(host), host))
+        # Few dots stand inside a word, so these are looked for, and the word around each.
+        across = _ATOMS.match(text, end - 1)
+        stop = across.end() if across else end
+        dot = text.find(".", begin, stop)
+        while dot >= 0:
+            after = _ATOMS.match(text, dot)
+            right = after.end() if after else dot + 1
+            if right > dot + 1:
+                before = _ATOMS.match(text[max(0, dot - _LONGEST_ATOM - 1) : dot][::-1])
+                left = dot - (before.end() if before else 0)
+                host = text[left:right].strip("._+-")
+                starts_here = begin <= left < end and text[left - 1 : left] not in ("@", "/", "\\")
+                if starts_here and right - left <= _LONGEST_ATOM and "." in host:
+                    self.found.append(Bare(self._base + text.index(host, left), host))
+            dot = text.find(".", right, stop)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from safety_kit.catalogue import language_categories
@@ -150,14 +151,10 @@ class LanguageCheck(TextCheck):
 def _measure(text: str, letters: int, characters: int) -> tuple[int, int]:
     """How much of a text fills a part that still takes so many letters and characters, and the letters in that."""
     counted = sum(map(str.isalpha, text[:characters]))
-    if counted <= letters:
+    if counted < letters:
         return min(len(text), characters), counted
-    counted = 0
-    for place, char in enumerate(text):
-        counted += char.isalpha()
-        if counted == letters:
-            return place + 1, counted
-    return len(text), counted
+    places = (place for place, char in enumerate(text, 1) if char.isalpha())
+    return next(islice(places, letters - 1, None)), letters
 
 
 def identifier() -> Identifier:
