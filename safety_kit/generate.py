@@ -176,7 +176,8 @@ class GuardedGemma:
             yield message
             yield Reply(message, "content_filter", tuple(verdicts), None, read, 0, time.perf_counter() - begin)
             return
-        stream = StreamGuard(self.guard, prompt=messages[-1].content, vault=vault, request_id=request_id)
+        system = next((message.content for message in messages if message.role == "system"), None)
+        stream = StreamGuard(self.guard, prompt=messages[-1].content, system=system, vault=vault, request_id=request_id)
         restorer = vault.restorer()  # after the guard: the output rules read what the model wrote
         made, shown = 0, []
         finish: Literal["stop", "length", "content_filter"] = "stop"

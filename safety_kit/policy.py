@@ -16,6 +16,7 @@ from safety_kit.policy_schema import (
     CheckOptions,
     JsonOptions,
     JudgeOptions,
+    PatternsOptions,
     PolicyFile,
     RuleOptions,
     covers,
@@ -240,9 +241,14 @@ def withholds(policy: Policy) -> list[str]:
     return [
         name
         for name, options in policy.checks.items()
-        if isinstance(options, JsonOptions | JudgeOptions)
+        if _reads_whole(options)
         and any(Stage.OUTPUT in policy.stages_of(category) for category in given_by(name, options) or ())
     ]
+
+
+def _reads_whole(options: CheckOptions) -> bool:
+    unbounded = isinstance(options, PatternsOptions) and options.max_length == "unbounded" and bool(options.regexes)
+    return unbounded or isinstance(options, JsonOptions | JudgeOptions)
 
 
 def _rule(options: RuleOptions) -> Rule:
