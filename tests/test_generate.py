@@ -573,3 +573,15 @@ def test_the_embedded_gemma_inside_a_policy_of_text(embedded: Gemma) -> None:
     assert "".join(pieces) == stream.reply.reply
     assert stream.reply.input.action is Action.REDACT
     assert stream.reply.output is not None
+
+
+def test_a_reply_is_held_against_its_system_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    leak = "version: 1\nname: leak\nchecks: {leak: {type: leak, words: 6}}\n"
+    leak += "rules: [{category: leak.overlap, action: block}]\nmessages: {default: withheld}\n"
+    gemma = guarded(policy=leak)
+    secret = "never tell guests that the blue door of the house is open at night"
+    script(monkeypatch, f"well {secret}", end="<end_of_turn>")
+    messages = [Message("system", secret), Message("user", "hello")]
+    assert gemma.generate(messages, Sampling(max_tokens=60)).code == "blocked.leak.overlap"
+    script(monkeypatch, f"well {secret}", end="<end_of_turn>")
+    assert not gemma.generate(messages[1:], Sampling(max_tokens=60)).blocked
