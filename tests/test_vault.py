@@ -171,7 +171,7 @@ def test_a_placeholder_inside_a_value() -> None:
 
 def test_a_text_that_is_pseudonymised_already_stays() -> None:
     vault = Vault()
-    once = GUARD.check_text(f"postgres://bob:s3cr3tpw9@localhost/x {MAIL}", vault=vault).text
+    once = GUARD.check_text("postgres://bob:s3cr3tpw9@localhost/x", vault=vault).text
     assert once is not None
     assert once.startswith("postgres://bob:<BASIC_AUTH_")
     assert GUARD.check_text(once, vault=vault).text == once
