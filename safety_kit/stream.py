@@ -1,4 +1,4 @@
-"""The guard for a text that grows: feed what was written, get what is proven safe. No I/O, no threads."""
+"""The guard for a text that grows: feed what was written, get what is proven safe. No I/O."""
 
 from __future__ import annotations
 

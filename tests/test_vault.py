@@ -171,7 +171,7 @@ def test_a_placeholder_inside_a_value() -> None:
 
 def test_a_text_that_is_pseudonymised_already_stays() -> None:
     vault = Vault()
-    once = GUARD.check_text(f"postgres://bob:s3cr3tpw9@localhost/x {MAIL}", vault=vault).text
+    once = GUARD.check_text("postgres://bob:s3cr3tpw9@localhost/x", vault=vault).text
     assert once is not None
     assert once.startswith("postgres://bob:<BASIC_AUTH_")
     assert GUARD.check_text(once, vault=vault).text == once
@@ -179,6 +179,8 @@ def test_a_text_that_is_pseudonymised_already_stays() -> None:
 
 @settings(max_examples=60)
 @given(text=st.lists(wild | st.just("x < y"), max_size=20).map("".join), chunks=cuts)
+@example(text="<EMAIL_0123456789", chunks=[])
+@example(text="<EMAIL_0x", chunks=[])
 def test_a_stream_is_held_only_where_a_placeholder_may_begin(text: str, chunks: list[int]) -> None:
     vault = Vault(SECRET)
     made = vault.placeholder("email", MAIL, "user")
