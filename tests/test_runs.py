@@ -29,12 +29,9 @@ ALL_PII = PiiCheck("pii", PiiOptions(type="pii", countries=tuple(COUNTRIES)), pi
 SECRETS = SecretsCheck("secrets", secret_categories())
 PROSE = "It was late, and a man I did not know sat by the fire and told us of a ship that never came home. "
 
-pieces = st.sampled_from(
-    "ext.|call|555|3|2019|a|b|c|card|SSN|NHS|AB|12 34 56 C|AB12 CDE|the|+44 20 7946 0958|(415) 555-2671|ext 12|1.2.3.4"
-    "|fe80::1|12345678Z|http://a.b/c?d=1@x.y|-|DE89 3704 0044 0532 0130 00|\n|请写信|dogs|B 12|B AB 1234|j o h n|%40".split(
-        "|"
-    )
-)
+PIECES = """ext.|call|555|3|2019|a|b|c|card|SSN|NHS|AB|12 34 56 C|AB12 CDE|the|+44 20 7946 0958|(415) 555-2671|ext 12
+1.2.3.4|fe80::1|12345678Z|http://a.b/c?d=1@x.y|-|DE89 3704 0044 0532 0130 00|请写信|dogs|B 12|B AB 1234|j o h n|%40"""
+pieces = st.sampled_from(["\n", *re.split(r"[|\n]", PIECES)])
 mixed = st.lists(pieces | plants.filter(lambda plant: len(plant) < 100), max_size=20).map(" ".join)
 
 
@@ -194,7 +191,7 @@ REGEXES = (
     r"proj(?:ect)?[ _-]*blue\w{0,5}",
     r"[^a-c]{2}z|\.\d+?\D",
     r"(?i)straße\b",
-    r"\AX|Y\Z|a{3}b{0}c",
+    r"\AX|Y$|a{3}b{0}c",
 )
 
 
