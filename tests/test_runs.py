@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import re2
 from guard_helpers import chunk, cuts, filler, plants
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
@@ -45,6 +45,7 @@ def in_one_scan(scan: Callable[[str], list[Hit]], text: str) -> list[tuple[tuple
 
 @settings(max_examples=50)
 @given(mixed)
+@example("the AB 12 34 56 C is mine, call +44 20 7946 0958 ext 12, or (415) 555-2671 in the evening")
 def test_runs_find_what_one_scan_finds(text: str) -> None:
     assume(max(map(len, text.split()), default=0) < 100)  # longer words are found in parts
     assert found(PII, text) == in_one_scan(PII._scan, text)

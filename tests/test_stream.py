@@ -63,6 +63,7 @@ def test_any_chunking_is_one_feed_is_the_guard(name: str, text: str, places: lis
 @pytest.mark.parametrize("name", GUARDS)
 @settings(max_examples=120)
 @given(text=texts, places=cuts)
+@example(text="foo barfoo bar", places=[])
 def test_no_byte_of_a_found_span_leaves(name: str, text: str, places: list[int]) -> None:
     """At any time, what left begins the text up to the first blocking span, with every found span rewritten."""
     guard = GUARDS[name]
