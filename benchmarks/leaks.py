@@ -26,7 +26,6 @@ from safety_kit.types import Action
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_WORDS = 20  # characters before a blocking span that another check may not have cleared
 KEYWORD, TICKET = "project bluebird", "PRJ-4417"
 SENTENCES = (
     "The harbour was quiet when the first boats came in, and nobody spoke about the storm.",
@@ -139,7 +138,7 @@ class Leaks:
         chunkings: Ways in which one of them was cut, all told.
         characters: Released characters that are not in what a reply may release.
         differing: Chunkings whose released text or verdict differs from those of one feed of the whole.
-        short: Replies of which less was released than could be; for one that blocks, a word or two are not counted.
+        short: Replies that are not blocked, of which less was released than could be.
     """
 
     replies: int
@@ -155,7 +154,7 @@ def leaks(guard: Guard, made: Sequence[Reply], chunkings: int, seed: int = 1) ->
     done = leaked = differing = short = 0
     for number, reply in enumerate(made):
         whole = _stream(guard, [reply.text])
-        short += len(whole[0]) < len(reply.allowed) - (_WORDS if whole[1][0] is Action.BLOCK else 0)
+        short += whole[1][0] is not Action.BLOCK and whole[0] != reply.allowed
         for _ in range(chunkings * (number + 1) // len(made) - chunkings * number // len(made)):
             out = _stream(guard, chunks(reply.text, rng))
             done += 1

@@ -48,7 +48,7 @@ PROBED = (
 
 
 def without(policy: str, check: str) -> str:
-    """A policy without one of its checks: `pii` holds back a hundred characters, in which an address may begin."""
+    """A policy without one of its checks: `pii` holds back a word or two, in which an address may begin."""
     return "".join(line for line in policy.splitlines(True) if check not in line)
 
 
@@ -310,7 +310,7 @@ def test_a_blocked_reply_stops_the_decoding(policy: str, heads: Path, monkeypatc
     assert reply.output.text is None
     assert reply.output.findings[0].category == "words"
     assert reply.reply == before + "a \n\nwithheld"
-    assert count - 5 < reply.completion_tokens < count + 20  # text alone is read in pieces of 16 characters
+    assert count - 5 < reply.completion_tokens < count + 20  # text alone is read in pieces of 8 characters
     assert seen[0] <= reply.prompt_tokens + reply.completion_tokens
 
 
@@ -319,6 +319,18 @@ def test_a_blocked_reply_without_a_prefix_is_the_message_alone(
 ) -> None:
     script(monkeypatch, "bad word, and more")
     assert either.generate("hi").reply == "withheld"
+
+
+@pytest.mark.parametrize("blocked", ["prefix", "message"])
+def test_what_a_blocked_reply_comes_to(blocked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gemma = guarded(None, NO_PII["text"])
+    script(monkeypatch, "a fine day for the cat, and a bad word. And more")
+    reply = gemma.generate("hi", Sampling(max_tokens=300), blocked=blocked)
+    assert reply.blocked
+    assert reply.reply == ("withheld" if blocked == "message" else "a fine day for the cat, and a \n\nwithheld")
+    assert gemma.generate("a bad word", blocked=blocked).reply == "withheld"  # the input blocks
+    script(monkeypatch, "a fine day", "<eos>")
+    assert gemma.generate("hi", blocked=blocked).reply == "a fine day"
 
 
 def test_a_redacted_reply(either: GuardedGemma, monkeypatch: pytest.MonkeyPatch) -> None:

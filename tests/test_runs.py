@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import re2
 from guard_helpers import chunk, cuts, filler, plants
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
@@ -29,41 +29,9 @@ ALL_PII = PiiCheck("pii", PiiOptions(type="pii", countries=tuple(COUNTRIES)), pi
 SECRETS = SecretsCheck("secrets", secret_categories())
 PROSE = "It was late, and a man I did not know sat by the fire and told us of a ship that never came home. "
 
-pieces = st.sampled_from(
-    [
-        "ext.",
-        "call",
-        "555",
-        "3",
-        "2019",
-        "a",
-        "b",
-        "c",
-        "card",
-        "SSN",
-        "NHS",
-        "AB",
-        "12 34 56 C",
-        "AB12 CDE",
-        "the",
-        "+44 20 7946 0958",
-        "(415) 555-2671",
-        "ext 12",
-        "1.2.3.4",
-        "fe80::1",
-        "12345678Z",
-        "http://a.b/c?d=1@x.y",
-        "-",
-        "DE89 3704 0044 0532 0130 00",
-        "\n",
-        "请写信",
-        "dogs",
-        "B 12",
-        "B AB 1234",
-        "j o h n",
-        "%40",
-    ]
-)
+PIECES = """ext.|call|555|3|2019|a|b|c|card|SSN|NHS|AB|12 34 56 C|AB12 CDE|the|+44 20 7946 0958|(415) 555-2671|ext 12
+1.2.3.4|fe80::1|12345678Z|http://a.b/c?d=1@x.y|-|DE89 3704 0044 0532 0130 00|请写信|dogs|B 12|B AB 1234|j o h n|%40"""
+pieces = st.sampled_from(["\n", *re.split(r"[|\n]", PIECES)])
 mixed = st.lists(pieces | plants.filter(lambda plant: len(plant) < 100), max_size=20).map(" ".join)
 
 
@@ -77,6 +45,7 @@ def in_one_scan(scan: Callable[[str], list[Hit]], text: str) -> list[tuple[tuple
 
 @settings(max_examples=50)
 @given(mixed)
+@example("the AB 12 34 56 C is mine, call +44 20 7946 0958 ext 12, or (415) 555-2671 in the evening")
 def test_runs_find_what_one_scan_finds(text: str) -> None:
     assume(max(map(len, text.split()), default=0) < 100)  # longer words are found in parts
     assert found(PII, text) == in_one_scan(PII._scan, text)
@@ -223,7 +192,7 @@ REGEXES = (
     r"proj(?:ect)?[ _-]*blue\w{0,5}",
     r"[^a-c]{2}z|\.\d+?\D",
     r"(?i)straße\b",
-    r"\AX|Y\Z|a{3}b{0}c",
+    r"\AX|Y$|a{3}b{0}c",
 )
 
 
