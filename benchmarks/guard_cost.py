@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.pii import joined, read_rows
 from benchmarks.result import Figure, figure
 from safety_kit.catalogue import COUNTRIES
 from safety_kit.gemma import Capture, Gemma
@@ -59,22 +59,10 @@ def percentile(what: str, times: list[float], share: int, most: float | None = N
     return Figure(what, value, *map(float, np.quantile(drawn, [0.025, 0.975])), "ms", goal, met)
 
 
-def joined(folder: Path, size: int = 500) -> list[str]:
-    """The texts of the PII set joined to pieces of about `size` characters."""
-    lines = (folder / "pii" / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    pieces, piece = [], ""
-    for line in lines:
-        piece = f"{piece} {json.loads(line)['text']}".strip()
-        while len(piece) >= size:
-            pieces.append(piece[:size])
-            piece = piece[size:]
-    return pieces
-
-
 def text_checks(folder: Path, repeats: int) -> list[Figure]:
     """All text checks over the PII set, one text at a time, warm."""
     guard = Guard(Policy.parse(TEXT_CHECKS))
-    pieces = joined(folder)
+    pieces = joined(read_rows(folder / "pii"))
     for piece in pieces[:20]:
         guard.check_text(piece)
     best = [min(milliseconds(lambda t=piece: guard.check_text(t)) for _ in range(repeats)) for piece in pieces]
