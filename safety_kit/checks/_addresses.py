@@ -124,6 +124,7 @@ class Reader:
         self._text, self._base, self._final = seen.text + new, seen.base, final
         self._at, self._brackets, self._target, self._rest = seen.at - seen.base, seen.brackets, seen.target, seen.rest
         self._cleared, self._opening, self._bare = seen.cleared, opening, bare
+        self._open: int | None = None  # where an address begins that cannot be told yet
         # The last characters may be the beginning of an opening, or of a host.
         tail = _TAIL.match(self._text[: -_TAIL_LENGTH - 1 : -1])
         held = 0 if final or tail is None else tail.end()
@@ -134,8 +135,9 @@ class Reader:
         """Read as far as can be told."""
         while self._go_on():
             pass
-        waits = self._rest is not None or self._at < self._limit
-        cleared = max(self._cleared, self._base + self._at - (0 if waits else self._margin))
+        margin = 0 if self._rest is not None else self._margin
+        upto = self._at - margin if self._open is None else min(self._at, self._open)
+        cleared = max(self._cleared, self._base + upto)
         keep = max(0, min(cleared - self._base, self._at) - _LEFT)
         text = self._text[keep:]
         return Seen(self._base + keep, text, self._base + self._at, cleared, self._brackets, self._target, self._rest)
@@ -175,7 +177,7 @@ class Reader:
         closed = self._closed_at(body, end, quoted=text[start - 1 : start] == "'")
         cut = closed is None and end == start + LONGEST
         if closed is None and not cut and end == len(text) and not self._final:
-            self._at = max(self._at, start)
+            self._at, self._open = max(self._at, start), start
             return False
         end = end if closed is None else closed
         if not cut:
