@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from safety_kit.checks.base import Check, build
+from safety_kit.checks.base import Check, TextCheck, build
+from safety_kit.checks.disguise import with_views, worst
 from safety_kit.errors import PolicyError, SafetyKitError
 from safety_kit.policy import DEFAULT_MESSAGE, Policy
 from safety_kit.policy_schema import JudgeOptions, ProbeOptions, check_rule, covers, given_by
@@ -97,6 +98,9 @@ class Guard:
             if (wanted := frozenset(c for c in given_by(name, options) or () if policy.stages_of(c)))
             and not isinstance(options, ProbeOptions | JudgeOptions)
         )
+        for text_check in self.text_checks:
+            if isinstance(text_check, TextCheck):
+                text_check.views = policy.views
         self._key = secrets.token_bytes(16)
         self._order = {name: number for number, name in enumerate(policy.checks)}
 
@@ -247,12 +251,20 @@ class Guard:
         try:
             return [
                 self.vet(check, found, sample.stage, len(sample.text))
-                for found, sample in zip(check.run(samples), samples, strict=True)
+                for found, sample in zip(self._answers(check, samples), samples, strict=True)
             ]
         except Exception as error:
             if len(samples) > 1:  # one bad text must not condemn the others of its batch
                 return [self._run(check, [sample])[0] for sample in samples]
             return [Outcome(errors=(fault(check, error),))]
+
+    def _answers(self, check: Check, samples: Sequence[Sample]) -> Sequence[Sequence[Finding]]:
+        """What a check finds; a probe also reads the views of what comes in, and the worst of them counts."""
+        if check is not self.probes or not self.policy.views:
+            return check.run(samples)
+        texts, owners = with_views(samples)
+        found = check.run(texts)
+        return found if len(texts) == len(samples) else worst(found, owners, len(samples))
 
 
 def fault(check: Check, error: Exception) -> CheckError:

@@ -71,6 +71,7 @@ class Policy:
         budget: In (0, 1): the share of harmless texts that all probes together may block at one stage; None: each rule
             has a rate or a threshold of its own.
         calibration: What `safety-kit calibrate` writes the thresholds to.
+        views: Whether checks also read what a text hides: in other letters, invisible, encoded.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Policy:
     content: str
     budget: float | None = None
     calibration: Path | None = None
+    views: bool = True
 
     @classmethod
     def load(cls, source: Path | str = "default") -> Policy:
@@ -120,10 +122,15 @@ class Policy:
             messages=dict(file.messages),
             folder=Path(folder),
             content=_canonical(
-                {key: value for key, value in file.model_dump(mode="json").items() if value is not None}
+                {
+                    key: value
+                    for key, value in file.model_dump(mode="json").items()
+                    if value is not None and (key, value) != ("views", True)  # as where a file does not name them
+                }
             ),
             budget=file.budget.blocked_harmless if file.budget else None,
             calibration=Path(folder) / file.calibration if file.calibration else None,
+            views=file.views,
         )
 
     @staticmethod

@@ -146,6 +146,9 @@ class PolicyFile(_Strict):
     on_error: Literal["block", "flag"] = "block"
     checks: dict[str, CheckOptions] = Field(min_length=1)
     rules: tuple[RuleOptions, ...] = Field(min_length=1)
+    views: bool = Field(
+        default=True, strict=True, description="Also read what a text hides: in other letters, invisible, encoded."
+    )
     messages: dict[str, str] = Field(default_factory=dict)
     budget: BudgetOptions | None = None
     calibration: str | None = Field(

@@ -158,5 +158,5 @@ def test_digest_covers_content_artifacts_and_thresholds() -> None:
 def test_json_schema_is_json() -> None:
     schema = json.loads(json.dumps(Policy.json_schema()))
     assert schema["additionalProperties"] is False
-    keys = {"version", "name", "on_error", "checks", "rules", "messages", "budget", "calibration"}
+    keys = {"version", "name", "on_error", "checks", "rules", "messages", "budget", "calibration", "views"}
     assert set(schema["properties"]) == keys

@@ -69,9 +69,14 @@ class Check(Protocol):
 
 
 class TextCheck:
-    """A check of text alone: `run` is one step over the whole, so that stepping equals it."""
+    """A check of text alone: `run` is one step over the whole, so that stepping equals it.
+
+    Attributes:
+        views: Whether it also reads what a text hides; a guard sets it by its policy.
+    """
 
     capture: Capture | None = None
+    views: bool = True
 
     def run(self, samples: Sequence[Sample]) -> list[list[Finding]]:
         return [self.step(self.start(), Delta(sample.text), final=True)[1] for sample in samples]

@@ -9,6 +9,7 @@ import ahocorasick_rs
 import re2
 
 from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
+from safety_kit.checks.disguise import through_views
 from safety_kit.checks.windows import Hit, Seen, Windows
 from safety_kit.policy_schema import PatternsOptions
 from safety_kit.types import Finding
@@ -58,8 +59,9 @@ class PatternsCheck(TextCheck):
         re_options.case_sensitive = not options.ignore_case
         re_options.log_errors = False
         self._regexes = [re2.compile(regex, re_options) for regex in options.regexes]
+        self._through_views = through_views(self._find, self._find_hidden)
         self._windows = Windows(step=max(128, options.max_length), reach=options.max_length)
-        self.lookahead = max(self._longest, self._windows.lookahead if self._regexes else 0)
+        self.lookahead = max(self._longest, self._windows.lookahead)
 
     def start(self) -> _State:
         return _State()
@@ -69,7 +71,7 @@ class PatternsCheck(TextCheck):
         words, word_hits, cleared = self._step_words(state.words, text, final)
         seen = state.seen
         hits: list[Hit] = []
-        if self._regexes:
+        if self._regexes or self.views:
             seen, hits, regex_cleared = self._windows.advance(seen, text, final, self._scan)
             cleared = min(cleared, regex_cleared)
         findings = [
@@ -103,6 +105,12 @@ class PatternsCheck(TextCheck):
         return not left and not right
 
     def _scan(self, piece: str) -> list[Hit]:
+        return self._through_views(piece) if self.views else self._find(piece)
+
+    def _find_hidden(self, view: str) -> list[Hit]:
+        return self._find(view) + self._step_words(_Tail(), view, final=True)[1]
+
+    def _find(self, piece: str) -> list[Hit]:
         return [
             Hit(match.start(), match.end(), self.category, detail=f"regex {number}")
             for number, regex in enumerate(self._regexes)

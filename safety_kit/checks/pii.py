@@ -8,6 +8,7 @@ from typing import Any
 from safety_kit.catalogue import COUNTRIES, PII
 from safety_kit.checks._presidio import recognizer_class
 from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
+from safety_kit.checks.disguise import through_views
 from safety_kit.checks.windows import Hit, Seen, Windows
 from safety_kit.policy_schema import PiiOptions
 from safety_kit.types import Finding
@@ -61,6 +62,7 @@ class PiiCheck(TextCheck):
             if f"pii.{kind}" in wanted and (country is None or country in options.countries)
         ]
         self.categories = frozenset(recognizer.category for recognizer in self._recognizers)
+        self._through_views = through_views(self._find, loose=False)
         self._windows = Windows()
         self.lookahead = self._windows.lookahead
 
@@ -76,6 +78,9 @@ class PiiCheck(TextCheck):
         return state, findings, cleared
 
     def _scan(self, piece: str) -> list[Hit]:
+        return self._through_views(piece) if self.views else self._find(piece)
+
+    def _find(self, piece: str) -> list[Hit]:
         if not _GATE.search(piece):
             return []
         hits = [hit for recognizer in self._recognizers for hit in recognizer.scan(piece)]

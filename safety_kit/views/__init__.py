@@ -55,6 +55,7 @@ def views(text: str, *, loose: bool = True, work: Work | None = None) -> tuple[V
         for guess in (False, True) if loose else (False,):
             _decode(source, guess, made, work)
     made.pop(text, None)
+    made.pop("", None)  # nothing but invisible characters
     return tuple(made.values())
 
 

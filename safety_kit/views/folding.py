@@ -44,13 +44,16 @@ _REGIONAL: Final = re.compile("[\U0001f1e6-\U0001f1ff]+")
 _FOREIGN: Final = re.compile(r"[^\x00-\x7f]")
 _STYLED_GATE: Final = re.compile(
     "[\u00a0\u1680\u1d2c-\u1d6a\u1d9c-\u1dbf\u2000-\u200a\u2010\u2011\u2024\u202f\u205f\u2070-\u209c\u2102-\u2138"
-    "\u213c-\u2149\u249c-\u24e9\u2800\u2c7c\u2c7d\u3000\ua7f8\ua7f9\ufb00-\ufb06\ufe52-\ufe6b\uff01-\uff5e\U0001d400-\U0001d7ff"
+    "\u2139\u213c-\u2149\u249c-\u24e9\u2800\u2c7c\u2c7d\u3000\ua7f8\ua7f9\ufb00-\ufb06\ufe52-\ufe6b\uff01-\uff5e\U0001d400-\U0001d7ff"
     "\U0001f110-\U0001f189]"
 )
 _SPACES: Final = frozenset("\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u2800\u3000")
 _PROSE: Final = frozenset("\uff0c\uff01\uff1f\uff1a\uff1b\uff08\uff09\uff5e\u3000\uff02\uff07")
 """Full-width signs of Chinese and Japanese prose: folded with the rest, but no reason to."""
 _KEPT: Final = frozenset("\u2103\u2109\u2114\u2116\u2117\u2120\u2121\u2122\u2126\u212a\u212b\u2135\u2136\u2137\u2138\u213b")
+_AS_PICTURE: Final = "\ufe0f"
+_DRAWN: Final = frozenset("\u2139\u24c2\U0001f170\U0001f171\U0001f17e\U0001f17f")
+"""Letters that are emoji too."""
 _WORD: Final = re.compile(r"[^\W\d_]+")
 _LATIN: Final = re.compile(r"[A-Za-z]")
 _LOOKALIKE: Final = re.compile(f"[{''.join(ALIKE)}{''.join(CLOSE)}]")
@@ -170,7 +173,7 @@ def _ordinary(left: str, run: str, right: str) -> bool:
         return True
     rest = run
     if _SELECTOR.match(rest):  # how the character before it is drawn
-        if left.isascii() and left.isalpha():
+        if (left.isascii() and left.isalpha()) or _plain(left) is not None:
             return False
         rest = rest[1:]
     if not rest:
@@ -219,7 +222,7 @@ def _styled(text: str) -> Iterator[tuple[Edit, bool]]:
         if plain is None:
             continue
         if plain.isalnum():
-            yield Edit(start, start + 1, plain), True
+            yield Edit(start, start + 1, plain), char not in _DRAWN or _beside_letter(text, start)
         else:
             inside = char not in _PROSE and _is_letter(text, start - 1) and _is_letter(text, start + 1)
             yield Edit(start, start + 1, plain), inside
@@ -231,6 +234,16 @@ def _is_letter(text: str, i: int) -> bool:
         return False
     char = _plain(text[i]) or text[i]
     return char.isascii() and char.isalnum()
+
+
+def _beside_letter(text: str, i: int) -> bool:
+    """Whether a letter stands next to this one; a selector after a sign is part of it."""
+    before, after = i - 1, i + 1
+    if before > 0 and text[before] == _AS_PICTURE:
+        before -= 1
+    if after < len(text) and text[after] == _AS_PICTURE:
+        after += 1
+    return _is_letter(text, before) or _is_letter(text, after)
 
 
 @cache

@@ -55,6 +55,7 @@ het een van niet dat zijn wordt voor met maar ook naar deze door over jaar alle 
 _LETTERS: Final = " " + ascii_lowercase
 _PLAIN: Final = str.maketrans("äöüéèêëáàâãåíìîïóòôõúùûñçøæß", "aoueeeeaaaaaiiiioooouuuncoas")
 _RUN: Final = re.compile(r"[a-z]+")
+_LEAST_PAIRS: Final = 3
 _INVISIBLE: Final = re.compile(r"[\u00ad\u034f\u200b-\u200f\u2060-\u2064\ufeff]")
 LOOKED_AT: Final = 512
 """Characters of a text that are enough to tell."""
@@ -69,7 +70,8 @@ def _count() -> tuple[Mapping[str, float], Mapping[str, float]]:
     pairs = ["".join(pair) for pair in product(_LETTERS, repeat=2)]
     total = sum(counts.values()) + 0.3 * len(pairs)
     odds = {pair: math.log((counts[pair] + 0.3) / total * len(pairs)) for pair in pairs}
-    return odds, {pair: odds[pair.translate(ROT13)] for pair in pairs}
+    # A letter that is drawn out (`yesss`) says nothing of either reading.
+    return odds, {pair: odds[pair if pair[0] == pair[1] else pair.translate(ROT13)] for pair in pairs}
 
 
 _ODDS, _ODDS_ROT13 = _count()
@@ -116,7 +118,7 @@ def word_odds(word: str, rot13: bool = False) -> float:
 
 
 def odds(text: str) -> float:
-    """Mean log-odds of a letter pair, in nats: about 1 for prose, under 0 for random letters; -inf for no letters.
+    """Mean log-odds of a letter pair, in nats: about 1 for prose, under 0 for random letters; -inf for too few letters to tell.
 
     Pairs within runs of letters only, so that it makes no difference where a piece of a text was cut. A text that is
     mostly in another alphabet is taken for language: who would write random Greek?
@@ -129,7 +131,7 @@ def odds(text: str) -> float:
     if len(_ALPHABETIC.findall(lowered)) > letters:
         return 1.0
     pairs = letters - len(runs)
-    if pairs < 1:
+    if pairs < _LEAST_PAIRS:
         return -math.inf
     return sum(_ODDS[pair] for run in runs for pair in map(add, run, run[1:])) / pairs
 

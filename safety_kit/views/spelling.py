@@ -28,13 +28,16 @@ _OTHERS: Final = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]")  # written without 
 _LEET: Final = str.maketrans("0123456789@$!", "oizeasbtbgasi")
 _LEET_ELL: Final = str.maketrans("1!", "ll")
 _LEET_WORD: Final = re.compile(r"[A-Za-z0-9@$!]+")
-_LEET_CORE: Final = re.compile(r"[A-Za-z][013456789@$!]+[A-Za-z]|(?<![A-Za-z0-9@$!])[0134578][A-Za-z]{3}")
+_LEET_CORE: Final = re.compile(
+    r"[A-Za-z](?:[013456789@$]|!(?!!))+[a-z]|[A-Z](?:[013456789@$]|!(?!!))+[A-Z]"
+    r"|(?<![A-Za-z0-9@$!])[0134578](?:[a-z]{3}|[A-Z]{3})"
+)
 _LEET_MIXED: Final = re.compile(r"(?=.*[A-Za-z])(?=.*[013456789@$!])")
 _LEET_LONGEST: Final = 24
 _ORDINAL: Final = re.compile(r"\d*1st|\d*2nd|\d*3rd|\d+(?:th|s|x|k|m|g|b|kb|mb|gb|tb|ms|am|pm|px|em|kg|cm|mm|km|hz|d|p)", re.IGNORECASE)
 _HASHED: Final = re.compile(r"[0-9a-f]{7,}|[0-9A-F]{7,}")
 
-_WORD: Final = re.compile(r"[A-Za-z]+")
+_WORD: Final = re.compile(r"(?<![A-Za-z0-9#])[A-Za-z]+(?![A-Za-z0-9])")
 _ROT13_GAIN: Final = 14.0
 """Nats by which a row of words must read better as ROT13."""
 _ROT13_DROP: Final = 10.0
@@ -152,7 +155,7 @@ def unrotate(text: str, work: Work) -> Iterator[Edit]:
 
 
 def _rotated(text: str, row: list[re.Match[str]], gain: float) -> Iterator[Edit]:
-    if gain < _ROT13_GAIN:
+    if gain < _ROT13_GAIN or max(len(match[0]) for match in row) < 4:  # initials are no language
         return
     start, end = row[0].start(), row[-1].end()
     plain = text[start:end].translate(ROT13)
