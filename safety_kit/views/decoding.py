@@ -39,6 +39,7 @@ _SEGMENT: Final = re.compile(rb"(?:" + _SHOWN + rb"){4,}")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{40,}(?:\r?\n[A-Za-z0-9+/_-]{4,})*|[A-Za-z0-9+/_-]{8,}")
 _PADDING: Final = re.compile(r"={1,2}")
 _BASE64_MIX: Final = re.compile(r"[a-z0-9+/_-][A-Z]")
+_LATIN: Final = re.compile(r"[A-Za-z]")
 _URLSAFE: Final = str.maketrans("-_", "+/")
 _LINE_END: Final = re.compile(r"[\r\n]+")
 
@@ -217,6 +218,8 @@ def _segments(raw: bytes, spans: list[Span] | _Sextets, weak: bool) -> Iterator[
         if size < 16 and size * 4 < len(raw) * 3:
             continue
         text = match[0].decode("utf-8", "replace")
+        if size < LONG and not text.isascii() and _LATIN.search(text):  # a few bytes are two alphabets by chance only
+            continue
         whole = size + 3 >= len(raw) and size >= LONG
         if (whole and not weak) or is_language(text, 0.5 if weak else -0.3):
             places: list[Span] = []

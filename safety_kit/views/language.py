@@ -80,11 +80,16 @@ _CODES: Final = bytes((byte | 32) - 96 if 65 <= byte <= 90 or 97 <= byte <= 122 
 """Letters as 1 to 26, all else as a gap."""
 
 
+_MOST: Final = 3.0
+"""Nats that one pair may gain: an abbreviation with a `q` is no ROT13."""
+
+
 def _gains() -> list[float]:
     """What each pair of codes, read as a number of 16 bits, gains by ROT13."""
     gains = [0.0] * 2**16
     for (i, first), (k, second) in product(enumerate(_LETTERS), repeat=2):
-        gains[int.from_bytes(bytes((i, k)), sys.byteorder)] = _ODDS_ROT13[first + second] - _ODDS[first + second]
+        gain = _ODDS_ROT13[first + second] - _ODDS[first + second]
+        gains[int.from_bytes(bytes((i, k)), sys.byteorder)] = max(-_MOST, min(gain, _MOST))
     gains[0] = 0.0
     return gains
 
@@ -104,6 +109,12 @@ def rot13_gain(text: str) -> float:
     gains[1::2] = map(_GAINS.__getitem__, memoryview(codes[1 : 1 + size - size % 2]).cast("H"))
     sums = list(accumulate(gains))
     return max(map(sub, sums, accumulate(sums, min, initial=0.0)))
+
+
+def word_gain(word: str) -> float:
+    """The same for a whole word of ASCII letters, good or bad."""
+    codes = b"\0" + word.encode().translate(_CODES) + b"\0"
+    return sum(_GAINS[int.from_bytes(codes[i : i + 2], sys.byteorder)] for i in range(len(codes) - 1))
 
 
 def word_odds(word: str, rot13: bool = False) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from safety_kit.views.decoding import Work
-from safety_kit.views.language import ROT13, is_language, odds, rot13_gain, word_odds
+from safety_kit.views.language import ROT13, is_language, odds, rot13_gain, word_gain, word_odds
 from safety_kit.views.mapped import Edit
 
 # Single characters with one separator between them, repeated or with a space where words end.
@@ -23,13 +23,14 @@ GATES: Final = {
 }
 """What a text must have to be looked at: RE2, over the text in ASCII with `?` for all else."""
 _LEAST_SPACED: Final = 4
+_LEAST_ENCODED: Final = 10
 _OTHERS: Final = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]")  # written without spaces, or spaced by tokenisers
 
 _LEET: Final = str.maketrans("0123456789@$!", "oizeasbtbgasi")
 _LEET_ELL: Final = str.maketrans("1!", "ll")
 _LEET_WORD: Final = re.compile(r"[A-Za-z0-9@$!]+")
 _LEET_CORE: Final = re.compile(
-    r"[A-Za-z](?:[013456789@$]|!(?!!))+[a-z]|[A-Z](?:[013456789@$]|!(?!!))+[A-Z]"
+    r"[A-Za-z](?:[013456789@$]|!(?=[A-Za-z]{2}))+[a-z]|[A-Z](?:[013456789@$]|!(?=[A-Z]{2}))+[A-Z]"
     r"|(?<![A-Za-z0-9@$!])[0134578](?:[a-z]{3}|[A-Z]{3})"
 )
 _LEET_MIXED: Final = re.compile(r"(?=.*[A-Za-z])(?=.*[013456789@$!])")
@@ -38,7 +39,7 @@ _ORDINAL: Final = re.compile(r"\d*1st|\d*2nd|\d*3rd|\d+(?:th|s|x|k|m|g|b|kb|mb|g
 _HASHED: Final = re.compile(r"[0-9a-f]{7,}|[0-9A-F]{7,}")
 
 _WORD: Final = re.compile(r"(?<![A-Za-z0-9#])[A-Za-z]+(?![A-Za-z0-9])")
-_ROT13_GAIN: Final = 14.0
+_ROT13_GAIN: Final = 15.0
 """Nats by which a row of words must read better as ROT13."""
 _ROT13_DROP: Final = 10.0
 """A row of words ends where it has lost so many nats."""
@@ -87,8 +88,11 @@ def _reads(word: str) -> bool:
         return False
     if is_language(word, 0.0):
         return True
-    # An address or a key, taken apart, is no language.
-    return letters >= 10 and letters * 2 >= len(word) and ("@" in word or any(char.isdigit() for char in word))
+    # An address, a key, what is encoded: taken apart too, and no language.
+    if letters < _LEAST_ENCODED or letters * 2 < len(word):
+        return False
+    mixed = not word.isupper() and not word.islower() and "=" not in word[:-2]
+    return "@" in word or mixed or any(char.isdigit() for char in word) or rot13_gain(word) >= _ROT13_GAIN
 
 
 def unleet(text: str, work: Work) -> Iterator[Edit]:
@@ -123,7 +127,7 @@ def _is_address(text: str, match: re.Match[str]) -> bool:
     """Whether the sign is the one of an e-mail address or a handle."""
     at = match[0].find("@")
     after = text[match.end() : match.end() + 1]
-    return at == 0 or (at > 0 and after in (".", "-", "_", "\\"))
+    return at == 0 or (at > 0 and after != "" and after in ".-_\\/:")
 
 
 def unrotate(text: str, work: Work) -> Iterator[Edit]:
@@ -136,12 +140,7 @@ def unrotate(text: str, work: Work) -> Iterator[Edit]:
     gain = best = 0.0
     length = 0  # words of the row up to its best
     for match in _WORD.finditer(text):
-        word = match[0].lower()
-        if len(word) > 40:
-            score = 0.0
-        else:
-            rotated = word_odds(word, rot13=True)
-            score = rotated - word_odds(word)
+        score = word_gain(match[0]) if len(match[0]) > 1 else 0.0
         if gain + score <= 0 or gain + score < best - _ROT13_DROP:
             yield from _rotated(text, row[:length], best)
             row, gain, best, length = [], 0.0, 0.0, 0
