@@ -103,9 +103,7 @@ def _edits(text: str, loose: bool, steps: list[str], work: Work) -> list[Edit]:
     return without_overlaps(edits)
 
 
-def _apply(
-    tried: Mapping[str, _Step], before: str, text: str, edits: list[Edit], steps: list[str], work: Work
-) -> None:
+def _apply(tried: Mapping[str, _Step], before: str, text: str, edits: list[Edit], steps: list[str], work: Work) -> None:
     plain = text.encode("ascii", "replace")
     for name, step in tried.items():
         work.characters += len(plain)

@@ -80,7 +80,7 @@ def _needless(char: str) -> bool:
     if char.isascii():
         return char not in _MARKUP
     plain = unicodedata.normalize("NFKC", char[0])
-    return plain.isascii() and plain.isalnum() or unicodedata.category(char[0]) == "Cf" and char not in _JOINERS
+    return (plain.isascii() and plain.isalnum()) or (unicodedata.category(char[0]) == "Cf" and char not in _JOINERS)
 
 
 def _opens_another(text: str, edit: Edit) -> bool:

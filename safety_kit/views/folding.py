@@ -16,7 +16,7 @@ from typing import Final
 from safety_kit.views.confusables import ALIKE, CLOSE
 from safety_kit.views.decoding import Work
 from safety_kit.views.language import is_language
-from safety_kit.views.mapped import Edit, without_overlaps
+from safety_kit.views.mapped import Edit, one_for_one, without_overlaps
 
 _GROWTH: Final = 3
 """Characters that one character may become."""
@@ -35,8 +35,9 @@ _JOINING: Final = re.compile(
     "[\u0590-\u109f\u1700-\u18af\u1900-\u1aaf\u1b00-\u1cff\ua840-\ua87f\ua8e0-\uabff\ufb1d-\ufdff\ufe70-\ufefc"
     "\U00010a00-\U00011fff\U0001e900-\U0001efff]"
 )
-_PICTURE: Final = re.compile("[\u00a9\u00ae\u203c\u2049\u20e3\u2122\u2139\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]")
-_IDEOGRAPH: Final = re.compile("[\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_PICTURE: Final = re.compile(
+    "[\u00a9\u00ae\u203c\u2049\u20e3\u2122\u2139\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
+)
 _UNSPACED: Final = re.compile("[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")
 
 _MARKS: Final = re.compile("[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")
@@ -47,14 +48,18 @@ _STYLED_GATE: Final = re.compile(
     "\u2139\u213c-\u2149\u249c-\u24e9\u2800\u2c7c\u2c7d\u3000\ua7f8\ua7f9\ufb00-\ufb06\ufe52-\ufe6b\uff01-\uff5e\U0001d400-\U0001d7ff"
     "\U0001f110-\U0001f189]"
 )
-_SPACES: Final = frozenset("\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u2800\u3000")
+_SPACES: Final = frozenset(
+    "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u2800\u3000"
+)
 _PROSE: Final = frozenset("\uff0c\uff01\uff1f\uff1a\uff1b\uff08\uff09\uff5e\u3000\uff02\uff07")
 """Full-width signs of Chinese and Japanese prose: folded with the rest, but no reason to."""
-_KEPT: Final = frozenset("\u2103\u2109\u2114\u2116\u2117\u2120\u2121\u2122\u2126\u212a\u212b\u2135\u2136\u2137\u2138\u213b")
+_KEPT: Final = frozenset(
+    "\u2103\u2109\u2114\u2116\u2117\u2120\u2121\u2122\u2126\u212a\u212b\u2135\u2136\u2137\u2138\u213b"
+)
 _AS_PICTURE: Final = "\ufe0f"
 _DRAWN: Final = frozenset("\u2139\u24c2\U0001f170\U0001f171\U0001f17e\U0001f17f")
 """Letters that are emoji too."""
-_WORD: Final = re.compile(r"[^\W\d_]+")
+_WORD: Final = re.compile(r"\d*[^\W\d_][^\W_]*")
 _LATIN: Final = re.compile(r"[A-Za-z]")
 _LOOKALIKE: Final = re.compile(f"[{''.join(ALIKE)}{''.join(CLOSE)}]")
 _LEAST_WHOLE: Final = 3
@@ -95,7 +100,8 @@ def fold_lookalikes(text: str, work: Work) -> list[Edit]:
     for i, (match, reading) in enumerate(zip(words, readings, strict=True)):
         if reading is None or reading == match[0]:
             continue
-        if not _has_latin(match[0]) and not (len(reading) >= _LEAST_WHOLE and _among_latin(words, readings, i)):
+        foreign = not _has_latin(match[0])
+        if foreign and (sum(map(str.isalpha, reading)) < _LEAST_WHOLE or not _among_latin(readings, i)):
             continue
         work.characters += len(reading)
         edits += [
@@ -112,16 +118,17 @@ def _reading(word: str) -> str | None:
         return word
     if _has_latin(word):
         return "".join(ALIKE.get(char) or CLOSE.get(char) or char for char in word)
-    return "".join(ALIKE[char] for char in word) if all(char in ALIKE for char in word) else None
+    letters = [ALIKE.get(char) or (char if char.isdigit() else None) for char in word]
+    return None if None in letters else "".join(filter(None, letters))
 
 
 def _has_latin(word: str) -> bool:
     return _LATIN.search(word) is not None
 
 
-def _among_latin(words: list[re.Match[str]], readings: list[str | None], i: int) -> bool:
-    """Whether no neighbour is in another alphabet for certain: `оса` in a Russian sentence is a wasp."""
-    return all(readings[k] is not None for k in (i - 1, i + 1) if 0 <= k < len(words))
+def _among_latin(readings: list[str | None], i: int) -> bool:
+    """Whether no neighbour is in another alphabet for certain: Russian has words of such letters only."""
+    return all(readings[k] is not None for k in (i - 1, i + 1) if 0 <= k < len(readings))
 
 
 def reversed_runs(text: str, work: Work) -> list[Edit]:
@@ -133,7 +140,7 @@ def reversed_runs(text: str, work: Work) -> list[Edit]:
         work.characters += len(match[0])
         start, end = match.span(1)
         if start < end:
-            edits.append(Edit(start, end, match[1][::-1], [(i, i + 1) for i in range(end - 1, start - 1, -1)]))
+            edits.append(Edit(start, end, match[1][::-1], [(i, i + 1) for i in reversed(range(start, end))]))
     return edits
 
 
@@ -162,7 +169,7 @@ def _smuggled(run: str, start: int) -> Edit | None:
     text = raw.decode("ascii", "replace")
     if not (text.isascii() and text.isprintable() and is_language(text, 0.0)):
         return None
-    return Edit(start, start + len(run), text, [(i, i + 1) for i in range(start, start + len(run))])
+    return one_for_one(start, text)
 
 
 def _ordinary(left: str, run: str, right: str) -> bool:
@@ -261,5 +268,3 @@ def _plain(char: str) -> str | None:
     if 0x2070 <= code <= 0x209C and plain.isdigit():  # m² and CO₂ say what they say
         return None
     return plain if plain.isascii() and 0 < len(plain) <= _GROWTH else None
-
-

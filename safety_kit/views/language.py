@@ -108,7 +108,8 @@ def rot13_gain(text: str) -> float:
     gains[0::2] = map(_GAINS.__getitem__, memoryview(codes[: size + size % 2]).cast("H"))
     gains[1::2] = map(_GAINS.__getitem__, memoryview(codes[1 : 1 + size - size % 2]).cast("H"))
     sums = list(accumulate(gains))
-    return max(map(sub, sums, accumulate(sums, min, initial=0.0)))
+    most: float = max(map(sub, sums, accumulate(sums, min, initial=0.0)))
+    return most
 
 
 def word_gain(word: str) -> float:
@@ -129,7 +130,7 @@ def word_odds(word: str, rot13: bool = False) -> float:
 
 
 def odds(text: str) -> float:
-    """Mean log-odds of a letter pair, in nats: about 1 for prose, under 0 for random letters; -inf for too few letters to tell.
+    """Mean log-odds of a letter pair, in nats: about 1 for prose, under 0 for random letters; -inf for too few to tell.
 
     Pairs within runs of letters only, so that it makes no difference where a piece of a text was cut. A text that is
     mostly in another alphabet is taken for language: who would write random Greek?

@@ -26,6 +26,12 @@ class Edit:
     spans: Sequence[Span] | None = None
 
 
+def one_for_one(start: int, text: str) -> Edit:
+    """An edit that replaces each character by one."""
+    end = start + len(text)
+    return Edit(start, end, text, [(i, i + 1) for i in range(start, end)])
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """A text as someone, or a model, may read it.

@@ -8,15 +8,18 @@ from typing import Final
 
 from safety_kit.views.decoding import Work
 from safety_kit.views.language import ROT13, is_language, odds, rot13_gain, word_gain, word_odds
-from safety_kit.views.mapped import Edit
+from safety_kit.views.mapped import Edit, one_for_one
 
 # Single characters with one separator between them, repeated or with a space where words end.
 _BY_SPACE: Final = re.compile(r"(?<![^\s\"'(])\S(?:\s{1,4}\S(?![^\s.,;:!?\"')]))+")
 _BY_SIGN: Final = re.compile(
-    r"(?<![A-Za-z0-9])[\w@.$]([.\-_*|,/~+\u00b7\u2022])[\w@.$](?:\1[\w@.$])*(?:(?:\1[ \n]\1|[ \n]{1,3})[\w@.$](?:\1[\w@.$])+)*"
+    r"(?<![A-Za-z0-9])[\w@.$]([.\-_*|,/~+\u00b7\u2022])[\w@.$](?:\1[\w@.$])*"
+    r"(?:(?:\1[ \n]\1|[ \n]{1,3})[\w@.$](?:\1[\w@.$])+)*"
     r"(?![A-Za-z0-9])"
 )
-_SIGNS: Final = "".join(rf"|\S{sign}\S{sign}\S{sign}" for sign in (r"\.", "-", "_", r"\*", r"\|", ",", "/", "~", r"\+", r"\?"))
+_SIGNS: Final = "".join(
+    rf"|\S{sign}\S{sign}\S{sign}" for sign in (r"\.", "-", "_", r"\*", r"\|", ",", "/", "~", r"\+", r"\?")
+)
 GATES: Final = {
     "spaced": rf"\S\s{{1,4}}\S\s{{1,4}}\S\s{{1,4}}\S{_SIGNS}",
     "leet": r"[A-Za-z][013456789@$!]+[A-Za-z]|(?:^|[^A-Za-z0-9@$!])[0134578][A-Za-z]{3}",
@@ -35,7 +38,9 @@ _LEET_CORE: Final = re.compile(
 )
 _LEET_MIXED: Final = re.compile(r"(?=.*[A-Za-z])(?=.*[013456789@$!])")
 _LEET_LONGEST: Final = 24
-_ORDINAL: Final = re.compile(r"\d*1st|\d*2nd|\d*3rd|\d+(?:th|s|x|k|m|g|b|kb|mb|gb|tb|ms|am|pm|px|em|kg|cm|mm|km|hz|d|p)", re.IGNORECASE)
+_MEASURE: Final = re.compile(
+    r"\d*1st|\d*2nd|\d*3rd|\d+(?:th|s|x|k|m|g|b|kb|mb|gb|tb|ms|am|pm|px|em|kg|cm|mm|km|hz|d|p)", re.IGNORECASE
+)
 _HASHED: Final = re.compile(r"[0-9a-f]{7,}|[0-9A-F]{7,}")
 
 _WORD: Final = re.compile(r"(?<![A-Za-z0-9#])[A-Za-z]+(?![A-Za-z0-9])")
@@ -51,7 +56,8 @@ def unspace(text: str, work: Work) -> Iterator[Edit]:
     for match in (*_BY_SPACE.finditer(text), *_BY_SIGN.finditer(text)):
         work.characters += len(match[0])
         edits = _gaps(match)
-        joined, at = [], match.start()
+        joined: list[str] = []
+        at = match.start()
         for edit in edits:
             joined += text[at : edit.start], edit.text
             at = edit.end
@@ -103,16 +109,16 @@ def unleet(text: str, work: Work) -> Iterator[Edit]:
     for match in _LEET_WORD.finditer(text):
         word = match[0].rstrip("!")
         work.characters += len(match[0])
-        if len(word) > _LEET_LONGEST or not _LEET_MIXED.match(word) or _ORDINAL.fullmatch(word):
+        if len(word) > _LEET_LONGEST or not _LEET_MIXED.match(word) or _MEASURE.fullmatch(word):
             continue
         if _HASHED.fullmatch(word) or text[match.end() : match.end() + 1] == "@" or _is_address(text, match):
             continue
         plain = word.translate(_LEET)
         if "1" in word or "!" in word:
             plain = max(plain, word.translate(_LEET_ELL).translate(_LEET), key=odds)
-        edit = Edit(match.start(), match.start() + len(word), plain, [(match.start() + i, match.start() + i + 1) for i in range(len(word))])
-        weak.append(edit)
-        strong = strong or (len(word) >= 4 and _LEET_CORE.search(word) is not None and _is_word(plain.lower()))
+        weak.append(one_for_one(match.start(), plain))
+        core = len(word) >= 4 and _LEET_CORE.search(word) is not None
+        strong = strong or (core and _is_word(plain.lower()))
     if strong:
         yield from weak
 
@@ -159,4 +165,4 @@ def _rotated(text: str, row: list[re.Match[str]], gain: float) -> Iterator[Edit]
     start, end = row[0].start(), row[-1].end()
     plain = text[start:end].translate(ROT13)
     if odds(plain) >= -0.2 and odds(plain) - odds(text[start:end]) >= 0.8:
-        yield Edit(start, end, plain, [(i, i + 1) for i in range(start, end)])
+        yield one_for_one(start, plain)
