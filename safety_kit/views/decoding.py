@@ -39,6 +39,8 @@ _SEGMENT: Final = re.compile(rb"(?:" + _SHOWN + rb"){4,}")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{40,}(?:\r?\n[A-Za-z0-9+/_-]{4,})*|[A-Za-z0-9+/_-]{8,}")
 _PADDING: Final = re.compile(r"={1,2}")
 _BASE64_MIX: Final = re.compile(r"[a-z0-9+/_-][A-Z]")
+_USUAL: Final = re.compile(r"[A-Za-z0-9 \n@.:/&#;%=\\_-]")
+"""Of a text, an address, a key, or what is encoded once more."""
 _LATIN: Final = re.compile(r"[A-Za-z]")
 _URLSAFE: Final = str.maketrans("-_", "+/")
 _LINE_END: Final = re.compile(r"[\r\n]+")
@@ -55,6 +57,7 @@ _QUOTED_PART: Final = re.compile(r"=([0-9A-F]{2})|=\r?\n")
 _LEFT: Final = re.compile(r"[A-Za-z]+\Z")
 _RIGHT: Final = re.compile(r"[A-Za-z]+")
 _ENTITY: Final = re.compile(r"&(?:#(?:0*\d{1,7}|[xX]0*[0-9A-Fa-f]{1,6});?|[A-Za-z][A-Za-z0-9]{1,30};)")
+_ZEROS: Final = re.compile(r"\A(&#[xX]?)0+(?=[0-9A-Fa-f])")
 _ENTITY_BODY: Final = re.compile(r"(?:#[xX]?[0-9A-Fa-f]{1,16}|[A-Za-z]{2,30});")
 _ESCAPE: Final = re.compile(
     r"\\{1,2}u[dD][89abAB][0-9A-Fa-f]{2}\\{1,2}u[dD][c-fC-F][0-9A-Fa-f]{2}|\\{1,2}u[0-9A-Fa-f]{4}"
@@ -66,13 +69,16 @@ _JOINERS: Final = "\u200c\u200d\u200e\u200f"
 
 
 def _entities(text: str, work: Work) -> Iterator[Edit]:
-    edits = [
-        Edit(m.start(), m.end(), char) for m in _ENTITY.finditer(text) if (char := html.unescape(m[0])) != m[0] and char
-    ]
+    edits = [Edit(m.start(), m.end(), char) for m in _ENTITY.finditer(text) if (char := _named(m[0])) != m[0] and char]
     work.characters += sum(edit.end - edit.start for edit in edits)
     letters = sum(edit.text.isalpha() for edit in edits)
     if any(_needless(edit.text) or _opens_another(text, edit) for edit in edits) or letters >= 8:
         yield from edits
+
+
+def _named(entity: str) -> str:
+    """What an entity stands for; zeros before its number, of which there may be any number, left out."""
+    return html.unescape(_ZEROS.sub(r"\1", entity))
 
 
 def _needless(char: str) -> bool:
@@ -152,13 +158,17 @@ def _hexadecimal(text: str, work: Work) -> Iterator[Edit]:
     for match in _HEX.finditer(text):
         run = match[0]
         weak = _HEX_LETTER.search(run) is None
-        for shift in (0, 1):
+        packed = run.isalnum()
+        for shift in (0, 1) if packed else (0,):  # spaced pairs say themselves where they begin
             work.characters += len(run)
-            if shift and not run.isalnum():  # spaced pairs say themselves where they begin
-                break
-            pairs = [(match.start() + m.start(), m[0]) for m in _HEX_PAIRS.finditer(run, shift)]
-            raw = bytes(int(pair, 16) for _, pair in pairs)
-            edits = list(_segments(raw, [(at, at + 2) for at, _ in pairs], weak))
+            body = run[shift : len(run) - (len(run) - shift) % 2] if packed else run
+            raw = bytes.fromhex(body if packed else "".join(_HEX_PAIRS.findall(run)))
+            spans = (
+                _Pairs(match.start() + shift)
+                if packed
+                else [m.span() for m in _HEX_PAIRS.finditer(text, *match.span())]
+            )
+            edits = list(_segments(raw, spans, weak))
             if edits:
                 yield from edits
                 break
@@ -205,23 +215,34 @@ class _Sextets:
         return self._place(first), self._place(last) + 1
 
 
-def _segments(raw: bytes, spans: list[Span] | _Sextets, weak: bool) -> Iterator[Edit]:
+class _Pairs:
+    """The same of a hexadecimal run."""
+
+    def __init__(self, start: int) -> None:
+        self._start = start
+
+    def __getitem__(self, number: int) -> Span:
+        return self._start + 2 * number, self._start + 2 * number + 2
+
+
+def _segments(raw: bytes, spans: list[Span] | _Sextets | _Pairs, weak: bool) -> Iterator[Edit]:
     """The stretches of decoded bytes that are text.
 
     Args:
         raw: What a run decodes to.
         spans: For each byte, where it stands.
-        weak: Half of all such runs look like text by chance (long numbers): ask for language.
+        weak: Half of all such runs look like text by chance (numbers): ask for length and language.
     """
     for match in _SEGMENT.finditer(raw):
         size = len(match[0])
-        if size < 16 and size * 4 < len(raw) * 3:
+        if size < 16 and (weak or size * 4 < len(raw) * 3 or (size < 8 and size < len(raw))):
             continue
         text = match[0].decode("utf-8", "replace")
         if size < LONG and not text.isascii() and _LATIN.search(text):  # a few bytes are two alphabets by chance only
             continue
-        whole = size + 3 >= len(raw) and size >= LONG
-        if (whole and not weak) or is_language(text, 0.5 if weak else -0.3):
+        plain = len(_USUAL.findall(text)) * 5 >= len(text) * 4 or not text.isascii()
+        whole = size + 3 >= len(raw) and size >= LONG and plain
+        if (whole and not weak) or is_language(text, 0.2 if weak else -0.3 if size >= 8 else 0.0):
             places: list[Span] = []
             at = match.start()
             for char in text:

@@ -36,6 +36,9 @@ _LEET_CORE: Final = re.compile(
     r"[A-Za-z](?:[013456789@$]|!(?=[A-Za-z]{2}))+[a-z]|[A-Z](?:[013456789@$]|!(?=[A-Z]{2}))+[A-Z]"
     r"|(?<![A-Za-z0-9@$!])[0134578](?:[a-z]{3}|[A-Z]{3})"
 )
+_CAMEL: Final = re.compile(r"[a-z][^A-Za-z]*[A-Z]")  # no word, but an identifier or what is encoded
+_LONG_RUN: Final = re.compile(r"[A-Za-z0-9+/=_-]{25,}")
+_DASHED_HEX: Final = re.compile(r"[0-9A-Fa-f-]+")
 _LEET_MIXED: Final = re.compile(r"(?=.*[A-Za-z])(?=.*[013456789@$!])")
 _LEET_LONGEST: Final = 24
 _MEASURE: Final = re.compile(
@@ -106,7 +109,16 @@ def unleet(text: str, work: Work) -> Iterator[Edit]:
     work.characters += len(text)
     weak: list[Edit] = []
     strong = False
+    encoded = [
+        m.span() for m in _LONG_RUN.finditer(text) if _CAMEL.search(m[0]) or _DASHED_HEX.fullmatch(m[0])
+    ]  # images, keys, hashes, identifiers
+    runs = iter(encoded)
+    run = next(runs, None)
     for match in _LEET_WORD.finditer(text):
+        while run is not None and run[1] <= match.start():
+            run = next(runs, None)
+        if run is not None and run[0] <= match.start():
+            continue
         word = match[0].rstrip("!")
         work.characters += len(match[0])
         if len(word) > _LEET_LONGEST or not _LEET_MIXED.match(word) or _MEASURE.fullmatch(word):
@@ -117,7 +129,7 @@ def unleet(text: str, work: Work) -> Iterator[Edit]:
         if "1" in word or "!" in word:
             plain = max(plain, word.translate(_LEET_ELL).translate(_LEET), key=odds)
         weak.append(one_for_one(match.start(), plain))
-        core = len(word) >= 4 and _LEET_CORE.search(word) is not None
+        core = len(word) >= 4 and _LEET_CORE.search(word) is not None and _CAMEL.search(word) is None
         strong = strong or (core and _is_word(plain.lower()))
     if strong:
         yield from weak
