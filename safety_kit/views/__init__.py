@@ -31,6 +31,8 @@ LOOSE: Final = frozenset({"leet", "rot13"})
 """Steps that guess."""
 
 _Step: TypeAlias = Callable[[str, Work], Iterable[Edit]]
+_Found: TypeAlias = tuple[list[Edit], list[str]]
+"""Edits, and the names of the steps that they come from."""
 
 _EXACT: Final[dict[str, _Step]] = {**decoding.DECODERS, "spaced": spelling.unspace}
 _GUESSES: Final[dict[str, _Step]] = {"rot13": spelling.unrotate, "leet": spelling.unleet}
@@ -52,8 +54,9 @@ def views(text: str, *, loose: bool = True, work: Work | None = None) -> tuple[V
     if turned := reversed_runs(text, work):
         readings.append(_edited(raw, turned, "reversed"))
     for source in (_folded(reading, work) for reading in readings):
+        exact: dict[str, _Found] = {}
         for guess in (False, True) if loose else (False,):
-            _decode(source, guess, made, work)
+            _decode(source, guess, made, exact, work)
     made.pop(text, None)
     made.pop("", None)  # nothing but invisible characters
     return tuple(made.values())
@@ -79,34 +82,42 @@ def _folded(source: _Source, work: Work) -> _Source:
     return _edited(folded, fold_lookalikes(folded.text, work), "folded" if folded is source else "")
 
 
-def _decode(source: _Source, loose: bool, made: dict[str, View], work: Work) -> None:
-    """Add the views of one line: the source itself, and what each round of decoding makes of it."""
+def _decode(source: _Source, loose: bool, made: dict[str, View], exact: dict[str, _Found], work: Work) -> None:
+    """Add the views of one line: the source itself, and what each round of decoding makes of it.
+
+    What the exact line found in a text is kept in `exact` for the loose one.
+    """
     for depth in range(DEPTH + 1):
         if source.view is not None:
             made.setdefault(source.text, source.view)
         if depth == DEPTH:
             return
-        steps: list[str] = []
-        edits = _edits(source.text, loose, steps, work)
+        if source.text not in exact:
+            exact[source.text] = _apply(_EXACT, "", source.text, work)
+        edits, steps = exact[source.text]
+        if loose:
+            guessed = _guess(source.text, work)
+            edits, steps = edits + guessed[0], steps + guessed[1]
         if not edits:
             return
+        edits = without_overlaps(edits)
         source = _folded(_edited(source, edits, "+".join(steps)), work)
 
 
-def _edits(text: str, loose: bool, steps: list[str], work: Work) -> list[Edit]:
+def _guess(text: str, work: Work) -> _Found:
+    edits, steps = _apply(_GUESSES, "", text, work)
+    # ROT13 replaces letter by letter, so what is encoded under it stands where it stood.
+    turned, under = _apply(decoding.DECODERS, "rot13+", text.translate(ROT13), work)
+    return edits + turned, steps + under
+
+
+def _apply(tried: Mapping[str, _Step], before: str, text: str, work: Work) -> _Found:
     edits: list[Edit] = []
-    _apply(_EXACT, "", text, edits, steps, work)
-    if loose:
-        _apply(_GUESSES, "", text, edits, steps, work)
-        # ROT13 replaces letter by letter, so what is encoded under it stands where it stood.
-        _apply(decoding.DECODERS, "rot13+", text.translate(ROT13), edits, steps, work)
-    return without_overlaps(edits)
-
-
-def _apply(tried: Mapping[str, _Step], before: str, text: str, edits: list[Edit], steps: list[str], work: Work) -> None:
+    steps: list[str] = []
     plain = text.encode("ascii", "replace")
     for name, step in tried.items():
         work.characters += len(plain)
         if (name not in _GATES or _GATES[name].search(plain)) and (found := list(step(text, work))):
             edits += found
             steps.append(before + name)
+    return edits, steps

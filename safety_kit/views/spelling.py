@@ -11,7 +11,7 @@ from safety_kit.views.language import ROT13, is_language, odds, rot13_gain, word
 from safety_kit.views.mapped import Edit, one_for_one
 
 # Single characters with one separator between them, repeated or with a space where words end.
-_BY_SPACE: Final = re.compile(r"(?<![^\s\"'(])\S(?:\s{1,4}\S(?![^\s.,;:!?\"')]))+")
+_BY_SPACE: Final = re.compile(r"(?<![^\s\"'(:>=|\[{\u00ab])\S(?:\s{1,4}\S(?![^\s.,;:!?\"')]))+")
 _BY_SIGN: Final = re.compile(
     r"(?<![A-Za-z0-9])[\w@.$]([.\-_*|,/~+\u00b7\u2022])[\w@.$](?:\1[\w@.$])*"
     r"(?:(?:\1[ \n]\1|[ \n]{1,3})[\w@.$](?:\1[\w@.$])+)*"
@@ -26,6 +26,7 @@ GATES: Final = {
 }
 """What a text must have to be looked at: RE2, over the text in ASCII with `?` for all else."""
 _LEAST_SPACED: Final = 4
+_PADDED: Final = re.compile(r"\W+\Z")
 _LEAST_ENCODED: Final = 10
 _OTHERS: Final = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]")  # written without spaces, or spaced by tokenisers
 
@@ -49,6 +50,8 @@ _HASHED: Final = re.compile(r"[0-9a-f]{7,}|[0-9A-F]{7,}")
 _WORD: Final = re.compile(r"(?<![A-Za-z0-9#])[A-Za-z]+(?![A-Za-z0-9])")
 _ROT13_GAIN: Final = 15.0
 """Nats by which a row of words must read better as ROT13."""
+_ROT13_FIRST: Final = 2.0
+"""Nats that its first word must gain."""
 _ROT13_DROP: Final = 10.0
 """A row of words ends where it has lost so many nats."""
 
@@ -100,7 +103,7 @@ def _reads(word: str) -> bool:
     # An address, a key, what is encoded: taken apart too, and no language.
     if letters < _LEAST_ENCODED or letters * 2 < len(word):
         return False
-    mixed = not word.isupper() and not word.islower() and "=" not in word[:-2]
+    mixed = not word.isupper() and not word.islower() and "=" not in _PADDED.sub("", word)
     return "@" in word or mixed or any(char.isdigit() for char in word) or rot13_gain(word) >= _ROT13_GAIN
 
 
@@ -162,8 +165,8 @@ def unrotate(text: str, work: Work) -> Iterator[Edit]:
         if gain + score <= 0 or gain + score < best - _ROT13_DROP:
             yield from _rotated(text, row[:length], best)
             row, gain, best, length = [], 0.0, 0.0, 0
-            if score <= 0:
-                continue
+        if not row and score < _ROT13_FIRST:
+            continue
         row.append(match)
         gain += score
         if gain > best:
