@@ -240,7 +240,7 @@ def _segments(raw: bytes, spans: list[Span] | _Sextets | _Pairs, weak: bool) -> 
         text = match[0].decode("utf-8", "replace")
         if size < LONG and not text.isascii() and _LATIN.search(text):  # a few bytes are two alphabets by chance only
             continue
-        plain = len(_USUAL.findall(text)) * 5 >= len(text) * 4 or not text.isascii()
+        plain = len(_USUAL.findall(text)) * 5 >= len(text) * 4 or not text.isascii() or size >= 2 * LONG
         whole = size + 3 >= len(raw) and size >= LONG and plain
         if (whole and not weak) or is_language(text, 0.2 if weak else -0.3 if size >= 8 else 0.0):
             places: list[Span] = []

@@ -93,7 +93,7 @@ def edited(source: View, edits: Iterable[Edit], kind: str) -> View:
 
 
 def without_overlaps(edits: Iterable[Edit]) -> list[Edit]:
-    """The edits in order of their start; of two that overlap, the one that was given first."""
+    """The edits in order of their start; of two that overlap, the one that begins first, then the one given first."""
     taken: list[Edit] = []
     for edit in sorted(edits, key=lambda edit: edit.start):  # stable: what comes first stays first
         if not taken or edit.start >= taken[-1].end:
