@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 from safety_kit import exchange
 from safety_kit.check_options import DEFAULT_TIMEOUT_MS
-from safety_kit.checks.base import Check, build
+from safety_kit.checks.base import Check, TextCheck, build
+from safety_kit.checks.disguise import with_views, worst
 from safety_kit.errors import CheckTimeout, PolicyError, SafetyKitError
 from safety_kit.policy import DEFAULT_MESSAGE, Policy
 from safety_kit.policy_schema import (
@@ -112,6 +113,9 @@ class Guard:
             if (wanted := frozenset(c for c in given_by(name, options) or () if policy.stages_of(c)))
             and not isinstance(options, ProbeOptions | JudgeOptions)
         )
+        for text_check in self.text_checks:
+            if isinstance(text_check, TextCheck):
+                text_check.views = policy.views
         self.cache = VerdictCache()
         self._key = secrets.token_bytes(16)
         self._timeouts = Timeouts()
@@ -361,7 +365,7 @@ class Guard:
 
     def _run(self, check: Check, samples: Sequence[Sample]) -> list[Outcome]:
         try:
-            answers = self.call(check, lambda: check.run(samples), texts=len(samples))
+            answers = self.call(check, lambda: self._answers(check, samples), texts=len(samples))
             if not isinstance(answers, list | tuple):
                 raise TypeError("no list of answers")
             return [
@@ -372,6 +376,14 @@ class Guard:
             if len(samples) > 1:  # one bad text must not condemn the others of its batch
                 return [self._run(check, [sample])[0] for sample in samples]
             return [Outcome(errors=(fault(check, error),))]
+
+    def _answers(self, check: Check, samples: Sequence[Sample]) -> Sequence[Sequence[Finding]]:
+        """What a check finds; a probe also reads the views of what comes in, and the worst of them counts."""
+        if check is not self.probes or not self.policy.views:
+            return check.run(samples)
+        texts, owners = with_views(samples)
+        found = check.run(texts)
+        return found if len(texts) == len(samples) else worst(found, owners, len(samples))
 
     def call(self, check: Check, function: Callable[[], T], texts: int = 0) -> T:
         """Call one of a check's functions inside its time.

@@ -103,6 +103,7 @@ class Policy:
         calibration: What `safety-kit calibrate` writes the thresholds to.
         uncheckable: What is done about a part of a conversation that no check can read; ALLOW, FLAG or BLOCK.
         examples: Texts and what is expected; they change nothing that is enforced, so no digest covers them.
+        views: Whether checks also read what a text hides: in other letters, invisible, encoded.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Policy:
     calibration: Path | None = None
     uncheckable: Action = Action.BLOCK
     examples: tuple[Example, ...] = ()
+    views: bool = True
 
     @classmethod
     def load(cls, source: Path | str = "default") -> Policy:
@@ -159,9 +161,9 @@ class Policy:
             folder=Path(folder),
             content=_canonical(
                 {
-                    k: value
-                    for k, value in file.model_dump(mode="json", exclude={"examples"}).items()
-                    if value is not None
+                    key: value
+                    for key, value in file.model_dump(mode="json", exclude={"examples"}).items()
+                    if value is not None and (key, value) != ("views", True)  # as where a file does not name them
                 }
             ),
             budget=file.budget.blocked_harmless if file.budget else None,
@@ -171,6 +173,7 @@ class Policy:
                 Example(entry.text, Stage(entry.stage), Action[entry.expect.upper()], entry.category, entry.prompt)
                 for entry in file.examples
             ),
+            views=file.views,
         )
 
     @staticmethod

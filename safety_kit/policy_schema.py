@@ -230,6 +230,9 @@ class PolicyFile(Strict):
         str, SerializeAsAny[Annotated[_BuiltIn, Field(discriminator="type"), WrapValidator(_or_installed)]]
     ] = Field(min_length=1)
     rules: tuple[RuleOptions, ...] = Field(min_length=1)
+    views: bool = Field(
+        default=True, strict=True, description="Also read what a text hides: in other letters, invisible, encoded."
+    )
     messages: dict[str, str] = Field(default_factory=dict)
     budget: BudgetOptions | None = None
     calibration: str | None = Field(

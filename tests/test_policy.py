@@ -159,5 +159,5 @@ def test_json_schema_is_json() -> None:
     schema = json.loads(json.dumps(Policy.json_schema()))
     assert schema["additionalProperties"] is False
     keys = {"version", "name", "on_error", "uncheckable", "checks", "rules", "messages", "budget", "calibration"}
-    keys.add("examples")
+    keys |= {"examples", "views"}
     assert set(schema["properties"]) == keys

@@ -72,12 +72,17 @@ class Check(Protocol):
 
 
 class TextCheck:
-    """A check of text alone: `run` is one step over the whole, so that stepping equals it."""
+    """A check of text alone: `run` is one step over the whole, so that stepping equals it.
+
+    Attributes:
+        views: Whether it also reads what a text hides; a guard sets it by its policy.
+    """
 
     name: str
     categories: frozenset[str]
     lookahead: Lookahead
     capture: Capture | None = None
+    views: bool = True
 
     def run(self, samples: Sequence[Sample]) -> list[list[Finding]]:
         return [self.step(started(self, sample), Delta(sample.text), final=True)[1] for sample in samples]

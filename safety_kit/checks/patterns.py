@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +12,20 @@ import ahocorasick_rs
 import re2
 
 from safety_kit.checks.base import WHOLE, Delta, Lookahead, StepResult, TextCheck, utf8_safe
+from safety_kit.checks.disguise import through_views
 from safety_kit.checks.prefix import open_from
+from safety_kit.checks.runs import DISGUISE, Held, Runs
 from safety_kit.checks.windows import Hit, Seen, Windows
 from safety_kit.policy_schema import PatternsOptions
 from safety_kit.types import Finding
+
+_MARK = re.compile(
+    rf"{DISGUISE}|(?i:[a-z][0-9@$!|+])(?=[\w@$!|+])|(?i:[0-9@$!|+][a-z])|[\u0370-\u052f\u13a0-\u13ff\u1d00-\u1dbf]"
+)
+"""Where a view may differ: a disguise, figures and signs among letters, letters that look like Latin ones."""
+
+_ROTATED = 6
+"""A keyword of so many letters is also looked for in ROT13, which has no mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +57,14 @@ class _Piece:
 class _State:
     """Of keywords, of regexes, and where the first regex match begins or may begin that no window has decided.
 
-    `pieces` is all that was read, for regexes without a bound.
+    `pieces` is all that was read, for regexes without a bound; `hidden` is of the views.
     """
 
     words: _Tail = field(default_factory=_Tail)
     seen: Seen = field(default_factory=Seen)
     open: int = 0
     pieces: _Piece | None = None
+    hidden: Held = field(default_factory=Held)
 
 
 def fold(text: str) -> tuple[str, list[int] | None]:
@@ -78,7 +91,9 @@ class PatternsCheck(TextCheck):
         self._whole_words = options.whole_words
         keywords = {fold(utf8_safe(k))[0] if options.ignore_case else utf8_safe(k) for k in options.keywords}
         self._longest = max(map(len, keywords), default=0)
-        self._sorted = sorted(keywords)
+        rotated = {codecs.encode(k, "rot13") for k in keywords if len(k) >= _ROTATED and k.isascii()} - keywords
+        self._sorted = sorted(keywords | rotated)
+        self._rotated = frozenset(number for number, word in enumerate(self._sorted) if word in rotated)
         self._keywords = ahocorasick_rs.AhoCorasick(self._sorted) if keywords else None
         re_options = re2.Options()
         re_options.case_sensitive = not options.ignore_case
@@ -88,7 +103,9 @@ class PatternsCheck(TextCheck):
         self._whole = options.max_length == "unbounded" and bool(self._regexes)
         reach = 128 if options.max_length == "unbounded" else options.max_length
         self._windows = Windows(step=max(128, reach), reach=reach)
-        bounded = max(self._longest, self._windows.lookahead if self._regexes else 0)
+        self._hidden = through_views(lambda piece: [], self._find_hidden)
+        self._disguised = Runs(_MARK, neighbours=2, longest=max(256, self._longest + 128))
+        bounded = max(self._longest, self._windows.lookahead if self._regexes else 0, self._disguised.lookahead)
         self.lookahead: Lookahead = WHOLE if self._whole else bounded
 
     def start(self) -> _State:
@@ -102,17 +119,22 @@ class PatternsCheck(TextCheck):
         pieces = state.pieces
         if self._whole:
             pieces = _Piece(pieces, text)
-            hits = self._scan(pieces.joined()) if final else []
+            hits = self._find(pieces.joined()) if final else []
             cleared = cleared if final else 0
         elif self._regexes:
-            seen, hits, decided = self._windows.advance(seen, text, final, self._scan)
+            seen, hits, decided = self._windows.advance(seen, text, final, self._find)
             opened = self._first_open(seen, max(opened, decided))
             cleared = min(cleared, max(opened, decided))
+        held = state.hidden
+        if self.views:
+            held, hidden, decided = self._disguised.advance(held, text, final, self._hidden)
+            hits += hidden
+            cleared = min(cleared, decided)
         findings = [
             Finding(self.name, self.category, 1.0, "rule", ((hit.start, hit.end),), hit.detail)
             for hit in sorted(word_hits + hits, key=lambda hit: hit.start)
         ]
-        return _State(words, seen, opened, pieces), findings, cleared
+        return _State(words, seen, opened, pieces, held), findings, cleared
 
     def _step_words(self, tail: _Tail, added: str, final: bool) -> tuple[_Tail, list[Hit], int]:
         text = tail.text + added
@@ -124,11 +146,14 @@ class PatternsCheck(TextCheck):
         folded, origin = fold(text) if self._ignore_case else (text, None)
         context = min(tail.base, 1)  # the first character is there for what stands behind it
         hits = []
-        for _, first, last in self._keywords.find_matches_as_indexes(folded, overlapping=True):
+        for number, first, last in self._keywords.find_matches_as_indexes(folded, overlapping=True):
+            if number in self._rotated and not self.views:
+                continue
             start, end = (first, last) if origin is None else (origin[first], origin[last - 1] + 1)
             new = start >= context and tail.decided < tail.base + end <= decided
             if new and self._stands_alone(text, start, end):
-                hits.append(Hit(tail.base + start, tail.base + end, self.category, detail="keyword"))
+                detail = "keyword, rot13" if number in self._rotated else "keyword"
+                hits.append(Hit(tail.base + start, tail.base + end, self.category, detail=detail))
         cleared = total if final else tail.base + self._first_word(text, folded, origin, context)
         base = max(tail.base, cleared - 1)  # one character of left context
         return _Tail(base, text[base - tail.base :], decided), hits, cleared
@@ -164,7 +189,10 @@ class PatternsCheck(TextCheck):
         right = end < len(text) and _is_word(text[end - 1]) and _is_word(text[end])
         return not left and not right
 
-    def _scan(self, piece: str) -> list[Hit]:
+    def _find_hidden(self, view: str) -> list[Hit]:
+        return self._find(view) + self._step_words(_Tail(), view, final=True)[1]
+
+    def _find(self, piece: str) -> list[Hit]:
         return [
             Hit(match.start(), match.end(), self.category, detail=f"regex {number}")
             for number, regex in enumerate(self._regexes)

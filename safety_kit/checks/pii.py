@@ -8,6 +8,7 @@ from typing import Any
 from safety_kit.catalogue import COUNTRIES, PII
 from safety_kit.checks._recognizers import CONTEXT_AFTER, CONTEXT_BEFORE, Recognizers
 from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
+from safety_kit.checks.disguise import through_views
 from safety_kit.checks.runs import DISGUISE, Held, Runs
 from safety_kit.checks.windows import Hit
 from safety_kit.policy_schema import PiiOptions
@@ -29,6 +30,7 @@ class PiiCheck(TextCheck):
         ]
         self._recognizers = Recognizers(kinds, [COUNTRIES[country][1] for country in options.countries])
         self.categories = self._recognizers.categories
+        self._through_views = through_views(self._find, loose=False)
         self._runs = Runs(_MARK, before=CONTEXT_BEFORE, after=CONTEXT_AFTER)
         self.lookahead = self._runs.lookahead
 
@@ -44,6 +46,9 @@ class PiiCheck(TextCheck):
         return state, findings, cleared
 
     def _scan(self, piece: str) -> list[Hit]:
+        return self._through_views(piece) if self.views else self._find(piece)
+
+    def _find(self, piece: str) -> list[Hit]:
         return without_overlaps(self._recognizers.scan(piece))
 
 

@@ -17,12 +17,13 @@ from typing import Final
 from safety_kit.checks.windows import Hit
 
 DISGUISE: Final = (
-    r"%[0-9A-Fa-f]{2}|=[0-9A-F]{2}|&#|&[A-Za-z]{2,8};|\\[ux]|[A-Za-z][A-Za-z+/_-]{19}|(?<!\w)(?:\w[\W_]{1,3}){4,}"
+    r"%[0-9A-Fa-f]{2}|=[0-9A-F]{2}|&#|&[A-Za-z]{2,8};|\\[ux]|[A-Za-z][A-Za-z+/_-]{19}|(?<!\w)(?:[A-Za-z0-9\u00c0-\u052f][\W_]{1,3}){4,}"
+    r"|(?<!\w)(?:[0-9A-Fa-f]{2}[\s:,;-]){4,}|[A-Za-z0-9][\u0370-\u052f]|[\u0370-\u052f][A-Za-z0-9]"
     r"|[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\uff01-\uff5e\u2460-\u24ff\U0001d400-\U0001d7ff"
     r"\U000e0000-\U000e007f]"
 )
 """Marks of a text in disguise: escapes and entities, a long encoded run (a shorter one holds a digit, as a rule),
-spaced letters, invisible and styled characters."""
+spaced letters, pairs of hex digits, letters of two scripts side by side, invisible and styled characters."""
 
 _GAP = r"\s\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"  # no word goes through a space, nor through a script without any
 _WORD = re.compile(rf"[^{_GAP}]+")
@@ -104,7 +105,7 @@ class Runs:
         if words and words[-1][1] == mark:
             start = words.pop()[0]
         for begin, end in reversed(words):
-            left -= end - begin > 1  # spaced letters belong together
+            left -= end - begin > 2  # spaced letters and pairs of hex digits belong together
             if start - end > _WIDEST_GAP or left < 0:
                 break
             start = begin

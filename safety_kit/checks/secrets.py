@@ -9,6 +9,7 @@ from typing import Any
 
 from safety_kit.catalogue import SECRETS
 from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
+from safety_kit.checks.disguise import through_views
 from safety_kit.checks.prefix import open_from
 from safety_kit.checks.runs import DISGUISE, Held, Runs
 from safety_kit.checks.windows import Hit
@@ -60,6 +61,7 @@ class SecretsCheck(TextCheck):
         }
         self._own = {kind: regex for kind, regex in _OWN.items() if f"secrets.{kind}" in wanted}
         self._jwt = _plugin(*SECRETS["jwt"]) if "secrets.jwt" in wanted else None
+        self._through_views = through_views(self._find, self._find_hidden, loose=False)
         self._runs = Runs(_MARK, neighbours=0)
         self.lookahead = max(_LONGEST, self._runs.lookahead)
 
@@ -78,6 +80,12 @@ class SecretsCheck(TextCheck):
         return _State(tail, held), findings, min(cleared, long_cleared)
 
     def _scan(self, piece: str) -> list[Hit]:
+        return self._through_views(piece) if self.views else self._find(piece)
+
+    def _find_hidden(self, view: str) -> list[Hit]:
+        return self._find(view) + self._step_long(_Tail(), view, final=True)[1]
+
+    def _find(self, piece: str) -> list[Hit]:
         hits = {(match.span(), kind) for kind, regex in self._own.items() for match in regex.finditer(piece)}
         for kind, plugin in self._plugins.items():
             for regex in plugin.denylist:
