@@ -26,6 +26,7 @@ from classifiers import SafetyClassifier
 from classifiers.calibrate import probabilities
 from classifiers.evaluate import scores, with_intervals
 from classifiers.lora import AdapterClassifier
+from classifiers.metrics import f1_threshold
 from safety_kit import __version__
 from safety_kit.cache import cache_dir
 from safety_kit.gemma import Gemma
@@ -161,13 +162,20 @@ def measure(args: argparse.Namespace, gemma: Gemma, work: Path) -> list[dict[str
     return chosen
 
 
+def measured(line: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Metric → labels and what it is measured on; F1 also at the threshold that the probabilities expect to be best."""
+    y, p = np.array(line["y"]), np.array(line["p"])
+    return {"auroc": (y, p), "f1": (y, p), "f1, own threshold": (y, (p >= f1_threshold(p)).astype(float))}
+
+
 def show(line: dict[str, Any]) -> None:
     """One combination on a line, the constant answer's F1 beside its own."""
     y, p = np.array(line["y"]), np.array(line["p"])
     found, share = scores(y, p), y.mean()
+    own = scores(*measured(line)["f1, own threshold"])["f1"]
     print(
-        f"shuffle {line['shuffle']} n {line['n']} {line['recipe']}: AUROC {found['auroc']:.3f}, F1 {found['f1']:.3f} "
-        f"(constant positive {2 * share / (1 + share):.3f}), {line['seconds']:.0f} s"
+        f"shuffle {line['shuffle']} n {line['n']} {line['recipe']}: AUROC {found['auroc']:.3f}, F1 {found['f1']:.3f}, "
+        f"at its own threshold {own:.3f} (constant positive {2 * share / (1 + share):.3f}), {line['seconds']:.0f} s"
         + (f", best epoch {line['best_epoch']}" if "best_epoch" in line else "")
         + (f", held-out part picks {line['picked']}" if "picked" in line else ""),
         flush=True,
@@ -179,13 +187,14 @@ def figures(lines: list[dict[str, Any]]) -> list[Figure]:
     out = []
     for n, recipe in dict.fromkeys((line["n"], line["recipe"]) for line in lines):
         mine = [line for line in lines if (line["n"], line["recipe"]) == (n, recipe)]
-        for metric in ("auroc", "f1"):
+        for metric in ("auroc", "f1", "f1, own threshold"):
+            kind = metric.partition(",")[0]
             for line in mine:
                 if line["shuffle"] == GOOGLE_SHUFFLE:
-                    found = with_intervals(np.array(line["y"]), np.array(line["p"]))[metric]
+                    found = with_intervals(*measured(line)[metric])[kind]
                     out.append(Figure(f"{recipe}, n = {n}, Google's split", *found.values(), metric, "", None))
             if len(mine) > 1:
-                values = [scores(np.array(line["y"]), np.array(line["p"]))[metric] for line in mine]
+                values = [scores(*measured(line)[metric])[kind] for line in mine]
                 out.append(figure(f"{recipe}, n = {n}, {len(mine)} shuffles", values, metric))
     return out
 

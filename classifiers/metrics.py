@@ -176,6 +176,20 @@ def at_prevalence(p: Doubles, share: float) -> Doubles:
     return np.asarray(p * share / (p * share + (1 - p) * (1 - share)))
 
 
+def f1_threshold(p: Doubles) -> float:
+    """The threshold at which calibrated probabilities expect the best F1 of the texts that they were given to.
+
+    No label is seen: expected F1 at t is 2 Σ_{p ≥ t} p / (|{p ≥ t}| + Σ p); the best t is half the best F1 (Lipton,
+    Elkan and Naryanaswamy 2014), so below .5.
+
+    Args:
+        p: n calibrated probabilities, n at least 1.
+    """
+    ordered = np.sort(np.asarray(p, dtype=np.float64))[::-1]
+    expected = 2 * np.cumsum(ordered) / (np.arange(1, len(ordered) + 1) + ordered.sum())
+    return float(ordered[np.argmax(expected)])
+
+
 def reliability(y: Labels, p: Doubles, bins: int = BINS) -> list[dict[str, float]]:
     """The reliability curve: what share of the rows was positive where the classifier said p.
 

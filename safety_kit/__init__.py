@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from safety_kit.generate import GuardedGemma
     from safety_kit.guard import Guard
     from safety_kit.policy import Policy
+    from safety_kit.vault import Vault
 
 __version__ = "0.1.0"
 
-__all__ = ["Gemma", "Guard", "GuardedGemma", "Policy", "__version__"]
+__all__ = ["Gemma", "Guard", "GuardedGemma", "Policy", "Vault", "__version__"]
 
 _HOMES = {
     "Gemma": "safety_kit.gemma",
     "Guard": "safety_kit.guard",
     "GuardedGemma": "safety_kit.generate",
     "Policy": "safety_kit.policy",
+    "Vault": "safety_kit.vault",
 }
 
 

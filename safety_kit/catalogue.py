@@ -131,6 +131,26 @@ SECRETS: Final[dict[str, tuple[str, str]]] = {
 OWN_SECRETS: Final = ("private_key", "openai_key", "anthropic_key", "google_api_key")
 """Found by patterns of `checks/secrets.py`, because no plugin finds them, or none whole."""
 
+# fmt: off
+LANGUAGES: Final = frozenset({
+    "ace", "af", "am", "an", "ar", "ary", "arz", "as", "az", "ba", "bcl", "be", "bg", "bn", "br", "bs", "ca", "crh",
+    "cs", "cy", "da", "de", "dz", "el", "en", "eo", "es", "et", "eu", "ext", "fa", "fi", "fo", "fr", "fuv", "fy",
+    "ga", "gcf", "gcr", "gd", "gl", "gom", "grc", "gu", "gug", "guw", "ha", "hbo", "he", "hi", "hr", "ht", "hu",
+    "hy", "id", "ig", "is", "it", "ja", "jv", "ka", "kab", "kik", "kk", "km", "kn", "ko", "ku", "ky", "la", "lb",
+    "lg", "lij", "ln", "lo", "lt", "ltg", "lv", "mg", "mk", "ml", "mn", "mr", "ms", "mt", "my", "ne", "nl", "nn",
+    "no", "nso", "oc", "om", "or", "pa", "pcm", "pl", "ps", "pt", "qu", "ro", "ru", "rw", "sa", "sdh", "se", "si",
+    "sk", "sl", "sn", "so", "sq", "sr", "st", "sv", "sw", "ta", "te", "tg", "th", "tk", "tl", "tr", "tt", "ug",
+    "uk", "ur", "uz", "uzs", "vec", "vi", "vo", "wa", "wuu", "xh", "yo", "yue", "zh", "zu",
+})
+# fmt: on
+"""ISO 639 codes of the languages that the `language` check tells apart."""
+
+INVISIBLE: Final = ("zero_width", "tag", "bidi", "variation_selector", "private_use")
+"""Category after `invisible.`."""
+
+URLS: Final = ("denied", "not_allowed", "lookalike", "credentials", "raw_ip", "scheme", "exfiltration")
+"""Category after `urls.`."""
+
 
 def pii_categories(countries: tuple[str, ...]) -> frozenset[str]:
     """Categories that the `pii` check gives for these countries."""
@@ -140,3 +160,18 @@ def pii_categories(countries: tuple[str, ...]) -> frozenset[str]:
 def secret_categories() -> frozenset[str]:
     """Categories that the `secrets` check gives."""
     return frozenset(f"secrets.{name}" for name in (*SECRETS, *OWN_SECRETS))
+
+
+def invisible_categories() -> frozenset[str]:
+    """Categories that the `invisible` check gives."""
+    return frozenset(f"invisible.{name}" for name in INVISIBLE)
+
+
+def url_categories() -> frozenset[str]:
+    """Categories that the `urls` check gives."""
+    return frozenset(f"urls.{name}" for name in URLS)
+
+
+def language_categories() -> frozenset[str]:
+    """Categories that the `language` check gives."""
+    return frozenset({"language.not_allowed", "language.unknown"})

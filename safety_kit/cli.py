@@ -26,6 +26,7 @@ from safety_kit.commands import (
     measure,
     policy,
     publish,
+    scan,
     study,
     teach,
 )
@@ -124,6 +125,7 @@ app.command()(judge.judge)
 app.command()(calibrate.calibrate)
 app.command()(publish.publish)
 app.command()(check.check)
+app.command()(scan.scan)
 app.command()(generate.generate)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")

@@ -132,7 +132,8 @@ def show_verdict(verdict: Verdict) -> None:
 
     action = str(verdict.action)
     headline = Text(action.upper(), style=f"bold {COLOURS[action]}")
-    show(headline.append(f" at {verdict.stage.value}", style="not bold default"))
+    why = f" · {verdict.code} · request {verdict.request_id}" if verdict.blocked else ""
+    show(headline.append(safe(f" at {verdict.stage.value}{why}"), style="not bold default"))
     if verdict.findings:
         findings = table("category", "score", "kind", "characters", "check", "detail", right=["score"])
         for finding in verdict.findings:

@@ -15,6 +15,16 @@ def data_dir() -> Path:
     return packaged if packaged.is_dir() else here.parent / "data"
 
 
+def policy_names() -> list[str]:
+    """The shipped policies, each named by its file."""
+    return sorted(path.stem for path in (data_dir() / "policies").glob("*.yaml"))
+
+
+def shipped_policy(name: str) -> Path | None:
+    """The file of a shipped policy; None where `name` is the name of none."""
+    return data_dir() / "policies" / f"{name}.yaml" if name in policy_names() else None
+
+
 def classifiers_dir(model: str, digest: str) -> Path:
     """Folder of one model's classifiers, one folder a category: the shipped one for `embedded`, else `prepare`'s cache.
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from safety_kit.gemma.trace import Capture
+from safety_kit.guard import new_request_id
 from safety_kit.stream import StreamGuard
 from safety_kit.types import Message, Sample, Stage, Verdict
+from safety_kit.vault import Vault
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +31,7 @@ class Reply:
 
     Attributes:
         reply: The text that may be shown: the reply, what was released of it and the policy's message, or the
-            message alone.
+            message alone. Placeholders of what the user gave are restored in it, in no verdict.
         finish_reason: ``stop`` | ``length`` | ``content_filter`` (the guard blocked).
         inputs: The verdict on each message, in order.
         output: The verdict on the reply; None when the input was blocked.
@@ -55,11 +57,23 @@ class Reply:
     def blocked(self) -> bool:
         return self.finish_reason == "content_filter"
 
+    @property
+    def code(self) -> str | None:
+        """Why it was blocked, by the input or else the output; None when it was not."""
+        return self.input.code or (self.output.code if self.output else None)
+
+    @property
+    def request_id(self) -> str:
+        """What all its verdicts carry."""
+        return self.inputs[0].request_id
+
     def to_json(self) -> dict[str, Any]:
         """The document that `safety-kit generate --json` prints."""
         return {
             "reply": self.reply,
             "finish_reason": self.finish_reason,
+            "code": self.code,
+            "request_id": self.request_id,
             "input": self.input.to_json(),
             "output": self.output.to_json() if self.output else None,
             "usage": {
@@ -102,16 +116,46 @@ class GuardedGemma:
         self.guard = guard
         self._capture = guard.capture or Capture()
 
-    def generate(self, prompt: str | Sequence[Message], sampling: Sampling | None = None) -> Reply:
-        """Answer a prompt or a conversation inside the policy: the drained `stream`."""
-        return self.stream(prompt, sampling).reply
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        sampling: Sampling | None = None,
+        *,
+        blocked: Literal["prefix", "message"] = "prefix",
+        vault: Vault | None = None,
+        request_id: str | None = None,
+    ) -> Reply:
+        """Answer a prompt or a conversation inside the policy: the drained `stream`.
 
-    def stream(self, prompt: str | Sequence[Message], sampling: Sampling | None = None) -> GuardedStream:
+        Args:
+            prompt: The user's message, or a conversation.
+            sampling: Greedy and at most 256 tokens by default.
+            blocked: What a reply that is blocked on its way comes to: what was released of it and the policy's
+                message (what a stream shows), or the message alone.
+            vault: Of the conversation, where it has several requests; see `stream`.
+            request_id: Stands on the verdicts; one is made without it.
+        """
+        reply = self.stream(prompt, sampling, vault=vault, request_id=request_id).reply
+        if blocked == "message" and reply.output is not None and reply.output.blocked:
+            return replace(reply, reply=self.guard.message(reply.output))
+        return reply
+
+    def stream(
+        self,
+        prompt: str | Sequence[Message],
+        sampling: Sampling | None = None,
+        *,
+        vault: Vault | None = None,
+        request_id: str | None = None,
+    ) -> GuardedStream:
         """The same, piece by piece; each piece is proven safe when it comes.
 
         Args:
             prompt: The user's message, or a conversation.
             sampling: Greedy and at most 256 tokens by default.
+            vault: Of the conversation; by default one for this call. Where the policy pseudonymises what the user
+                gave, the reply has it again.
+            request_id: Stands on the verdicts; one is made without it.
 
         Raises:
             UserError: The conversation is empty or longer than the model's context.
@@ -119,11 +163,12 @@ class GuardedGemma:
         from safety_kit.gemma import Sampling
 
         messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
-        return GuardedStream(self._run(messages, sampling or Sampling()))
+        kept = Vault() if vault is None else vault
+        return GuardedStream(self._run(messages, sampling or Sampling(), kept, request_id or new_request_id()))
 
-    def _run(self, messages: list[Message], sampling: Sampling) -> Iterator[str | Reply]:
+    def _run(self, messages: list[Message], sampling: Sampling, vault: Vault, request_id: str) -> Iterator[str | Reply]:
         begin = time.perf_counter()
-        verdicts, prefill = self._read(messages)
+        verdicts, prefill = self._read(messages, vault, request_id)
         read = len(prefill.trace.ids) if prefill else 0
         blocking = next((verdict for verdict in verdicts if verdict.blocked), None)
         if blocking is not None or prefill is None:
@@ -131,13 +176,14 @@ class GuardedGemma:
             yield message
             yield Reply(message, "content_filter", tuple(verdicts), None, read, 0, time.perf_counter() - begin)
             return
-        stream = StreamGuard(self.guard, prompt=messages[-1].content)
+        stream = StreamGuard(self.guard, prompt=messages[-1].content, vault=vault, request_id=request_id)
+        restorer = vault.restorer()  # after the guard: the output rules read what the model wrote
         made, shown = 0, []
         finish: Literal["stop", "length", "content_filter"] = "stop"
         for step in self.gemma.steps(prefill, sampling, self._capture):
             made += 1
             finish = step.finish or finish
-            released = stream.feed(step.text, self._activations(step)).text
+            released = restorer.feed(stream.feed(step.text, self._activations(step)).text)
             if released:
                 shown.append(released)
                 yield released
@@ -146,7 +192,7 @@ class GuardedGemma:
         rest = stream.close()
         output = rest.verdict
         assert output is not None
-        tail = rest.text
+        tail = restorer.feed(rest.text) + restorer.close()
         if output.blocked:
             finish = "content_filter"
             tail += ("\n\n" if shown or tail else "") + self.guard.message(output)
@@ -155,10 +201,10 @@ class GuardedGemma:
             yield tail
         yield Reply("".join(shown), finish, tuple(verdicts), output, read, made, time.perf_counter() - begin)
 
-    def _read(self, messages: list[Message]) -> tuple[list[Verdict], Prefill | None]:
+    def _read(self, messages: list[Message], vault: Vault, request_id: str) -> tuple[list[Verdict], Prefill | None]:
         """Every message's verdict, and the prompt as read: None where the text checks blocked before that."""
         samples = [Sample(message.content, message.role, Stage.INPUT) for message in messages]
-        verdicts = self.guard.check(samples, "text")
+        verdicts = self.guard.check(samples, "text", vault=vault, request_id=request_id)
         if any(verdict.blocked for verdict in verdicts):
             return verdicts, None
         passed = [replace(m, content=verdict.text or "") for m, verdict in zip(messages, verdicts, strict=True)]
@@ -169,7 +215,7 @@ class GuardedGemma:
             Sample(message.content, message.role, Stage.INPUT, trace=prefill.trace.view(*tokens))
             for message, tokens in zip(passed, prefill.prompt.ranges, strict=True)
         ]
-        seen = self.guard.check(probed, "model")
+        seen = self.guard.check(probed, "model", vault=vault, request_id=request_id)
         return [self.guard.merge(text, probe) for text, probe in zip(verdicts, seen, strict=True)], prefill
 
     def _activations(self, step: Step) -> Mapping[int, torch.Tensor] | None:

@@ -6,18 +6,26 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 from safety_kit import exchange
+from safety_kit.check_options import DEFAULT_TIMEOUT_MS
 from safety_kit.checks.base import Check, build
-from safety_kit.errors import PolicyError, SafetyKitError
+from safety_kit.errors import CheckTimeout, PolicyError, SafetyKitError
 from safety_kit.policy import DEFAULT_MESSAGE, Policy
-from safety_kit.policy_schema import JudgeOptions, ProbeOptions, check_rule, covers, given_by
+from safety_kit.policy_schema import (
+    JudgeOptions,
+    ProbeOptions,
+    check_rule,
+    covers,
+    given_by,
+)
 from safety_kit.redact import Cut, Redactor, cuts_of, merge
-from safety_kit.types import Action, CheckError, Finding, Role, Sample, Stage, Verdict
+from safety_kit.timeouts import Timeouts
+from safety_kit.types import Action, CheckError, Finding, Role, Sample, ScoreKind, Stage, Verdict
 from safety_kit.verdict_cache import VerdictCache, batches
 
 if TYPE_CHECKING:
@@ -25,7 +33,9 @@ if TYPE_CHECKING:
     from safety_kit.exchange import RequestVerdict, ResponseVerdict
     from safety_kit.gemma.trace import Capture
     from safety_kit.golden import Tracer
+    from safety_kit.vault import Vault
 
+T = TypeVar("T")
 Which = Literal["all", "text", "model", "probe", "judge"]
 
 _PHASES: Final[dict[Which, tuple[Literal["text", "probe", "judge"], ...]]] = {
@@ -104,6 +114,7 @@ class Guard:
         )
         self.cache = VerdictCache()
         self._key = secrets.token_bytes(16)
+        self._timeouts = Timeouts()
         self._order = {name: number for number, name in enumerate(policy.checks)}
 
     @property
@@ -121,7 +132,14 @@ class Guard:
         checks = [check for phase in _PHASES[which] for check in made[phase]]
         return tuple(c for c in checks if any(stage in self.policy.stages_of(category) for category in c.categories))
 
-    def check(self, samples: Sequence[Sample], checks: Which = "all") -> list[Verdict]:
+    def check(
+        self,
+        samples: Sequence[Sample],
+        checks: Which = "all",
+        *,
+        vault: Vault | None = None,
+        request_id: str | None = None,
+    ) -> list[Verdict]:
         """A verdict for each sample, in order.
 
         The text checks come first; the probes read what these would pass on (or the sample's own trace), and nothing
@@ -131,9 +149,15 @@ class Guard:
         Args:
             samples: Any texts: empty, long, with lone surrogates.
             checks: ``all``, ``text`` (they need no model), ``model`` (``probe``, then ``judge``) or one of these two.
+            vault: Of the conversation that the samples belong to: pseudonyms are its placeholders, which it can
+                restore. Without one they are numbered in each text, and nothing can be restored.
+            request_id: Stands on every verdict. Without one each verdict gets one of its own.
         """
+        if vault is not None:
+            for sample in samples:
+                vault.note(sample.text)
         first, *phases = _PHASES[checks]
-        verdicts = self._check(samples, first)
+        verdicts = self._check(samples, first, vault)
         for phase in phases:
             if not (self.judges if phase == "judge" else self.probes):
                 continue
@@ -141,12 +165,20 @@ class Guard:
             rest = [replace(samples[i], text=verdicts[i].text or "") for i in passed]
             for i, verdict in zip(passed, self._check(rest, phase), strict=True):
                 verdicts[i] = self.merge(verdicts[i], verdict)
-        return verdicts
+        return [replace(verdict, request_id=request_id or new_request_id()) for verdict in verdicts]
 
-    def check_text(self, text: str, stage: Stage | str = Stage.INPUT, prompt: str | None = None) -> Verdict:
+    def check_text(
+        self,
+        text: str,
+        stage: Stage | str = Stage.INPUT,
+        prompt: str | None = None,
+        *,
+        vault: Vault | None = None,
+        request_id: str | None = None,
+    ) -> Verdict:
         """The verdict for one text, written by the user (input) or by the model (output)."""
         role: Role = "user" if Stage(stage) is Stage.INPUT else "assistant"
-        return self.check([Sample(text, role, Stage(stage), prompt)])[0]
+        return self.check([Sample(text, role, Stage(stage), prompt)], vault=vault, request_id=request_id)[0]
 
     def check_many(
         self, texts: Iterable[str], stage: Stage | str = Stage.INPUT, prompts: Iterable[str | None] | None = None
@@ -213,6 +245,9 @@ class Guard:
             first.errors + then.errors,
             {**first.timings, **then.timings},
             then.policy_digest,
+            first.code or then.code,
+            first.message or then.message,
+            first.request_id or then.request_id,
         )
 
     def message(self, verdict: Verdict) -> str:
@@ -221,20 +256,34 @@ class Guard:
         The message of the blocking category with the highest score; a category that has one of its own goes before
         those that share the default.
         """
+        reason = self._reason(verdict)
+        own = self.policy.message_for(reason.category) if reason else None
+        return self.policy.messages.get("default", DEFAULT_MESSAGE) if own is None else own
+
+    def _reason(self, verdict: Verdict) -> Finding | None:
+        """The finding that a block is explained by; None where a fault alone blocks."""
         blocking = [
             finding
             for finding in verdict.findings
             if (rule := self.policy.rule_for(finding, verdict.stage)) and rule.action is Action.BLOCK
         ]
-        messages = self.policy.messages
-        own = [finding for finding in blocking if finding.category in messages]
-        if own:
-            return messages[max(own, key=lambda finding: finding.score).category]
-        return messages.get("default", DEFAULT_MESSAGE)
+        own = [finding for finding in blocking if self.policy.message_for(finding.category) is not None]
+        return max(own or blocking, key=lambda finding: finding.score, default=None)
 
-    def redactor(self) -> Redactor:
-        """A redactor for one text."""
-        return Redactor(self._key)
+    def explained(self, verdict: Verdict) -> Verdict:
+        """A blocked verdict with its code and message; any other without."""
+        if not verdict.blocked:
+            return replace(verdict, code=None, message=None)
+        if (reason := self._reason(verdict)) is not None:
+            code = reason.category
+        else:  # a check that failed is told before a part that no check reads
+            kinds = {error.kind for error in verdict.errors}
+            code = "uncheckable" if kinds == {"uncheckable"} else "error"
+        return replace(verdict, code=f"blocked.{code}", message=self.message(verdict))
+
+    def redactor(self, vault: Vault | None = None, role: Role | None = None) -> Redactor:
+        """A redactor for one text, which `role` wrote; None: the reply that is being checked."""
+        return Redactor(self._key, vault, role)
 
     def decide(
         self, stage: Stage, findings: Iterable[Finding], errors: Iterable[CheckError], timings: Mapping[str, float]
@@ -248,21 +297,24 @@ class Guard:
         action, fired, _ = self.policy.decide(ordered, stage)
         if errors:
             action = max(action, self.policy.on_error)
-        return Verdict(stage, action, None, fired, errors, dict(timings), self.digest)
+        return self.explained(Verdict(stage, action, None, fired, errors, dict(timings), self.digest))
 
     def cuts(self, finding: Finding, stage: Stage) -> list[Cut]:
         """The spans that a finding's rule redacts."""
         rule = self.policy.rule_for(finding, stage)
         return cuts_of(finding, rule.form) if rule and rule.action is Action.REDACT else []
 
-    def _passed(self, verdict: Verdict, text: str) -> Verdict:
+    def _passed(self, verdict: Verdict, sample: Sample, vault: Vault | None) -> Verdict:
         if verdict.blocked:
             return verdict
         cuts = [cut for finding in verdict.findings for cut in self.cuts(finding, verdict.stage)]
-        return replace(verdict, text=self.redactor().apply(text, merge(cuts)))
+        role = sample.role if sample.stage is Stage.INPUT else None
+        return replace(verdict, text=self.redactor(vault, role).apply(sample.text, merge(cuts)))
 
     def vet(self, check: Check, findings: Sequence[Finding], stage: Stage, length: int) -> Outcome:
         """The findings that make sense; one that does not is the check's fault."""
+        if not isinstance(findings, list | tuple):
+            raise TypeError("no list of findings")
         good = tuple(finding for finding in findings if self._makes_sense(check, finding, stage, length))
         fault = (CheckError(check.name, "gave a finding that makes no sense"),) if len(good) < len(findings) else ()
         return Outcome(good, fault)
@@ -270,14 +322,18 @@ class Guard:
     def _makes_sense(self, check: Check, finding: object, stage: Stage, length: int) -> bool:
         if not isinstance(finding, Finding) or finding.category not in check.categories:
             return False
+        if not (isinstance(finding.check, str) and isinstance(finding.detail, str)):
+            return False
+        if finding.score_kind not in get_args(ScoreKind):
+            return False
         if not (math.isfinite(finding.score) and 0 <= finding.score <= 1):
             return False
-        if not all(0 <= start < end <= length for start, end in finding.spans):
+        if not (isinstance(finding.spans, tuple) and all(_is_span(span, length) for span in finding.spans)):
             return False
         rule = self.policy.rule_for(finding, stage)
         return bool(finding.spans) or rule is None or rule.action is not Action.REDACT  # nothing to redact
 
-    def _check(self, samples: Sequence[Sample], which: Which) -> list[Verdict]:
+    def _check(self, samples: Sequence[Sample], which: Which, vault: Vault | None = None) -> list[Verdict]:
         outcomes: list[list[Outcome]] = [[] for _ in samples]
         timings: list[dict[str, float]] = [{} for _ in samples]
         for stage in {sample.stage for sample in samples}:
@@ -297,25 +353,71 @@ class Guard:
                     [error for outcome in outcomes[i] for error in outcome.errors],
                     timings[i],
                 ),
-                sample.text,
+                sample,
+                vault,
             )
             for i, sample in enumerate(samples)
         ]
 
     def _run(self, check: Check, samples: Sequence[Sample]) -> list[Outcome]:
         try:
+            answers = self.call(check, lambda: check.run(samples), texts=len(samples))
+            if not isinstance(answers, list | tuple):
+                raise TypeError("no list of answers")
             return [
                 self.vet(check, found, sample.stage, len(sample.text))
-                for found, sample in zip(check.run(samples), samples, strict=True)
+                for found, sample in zip(answers, samples, strict=True)
             ]
         except Exception as error:
             if len(samples) > 1:  # one bad text must not condemn the others of its batch
                 return [self._run(check, [sample])[0] for sample in samples]
             return [Outcome(errors=(fault(check, error),))]
 
+    def call(self, check: Check, function: Callable[[], T], texts: int = 0) -> T:
+        """Call one of a check's functions inside its time.
+
+        What may hang runs in a thread of its own, which is left behind when the time is up: a model that reads texts,
+        and every check that is not the kit's own. The kit's own text checks do bounded work a character and wait for
+        nothing, so they are spared the thread; they fail if they come back late.
+
+        Args:
+            check: The check.
+            function: What to call.
+            texts: How many texts it reads whole; 0: a piece of one.
+
+        Raises:
+            CheckTimeout: It took longer.
+        """
+        asks_model = texts > 0 and (check is self.probes or check in self.judges)
+        own = type(check).__module__.startswith("safety_kit.checks.")
+        ms = self._timeout_ms(check) * max(1, texts)
+        if own and not asks_model:
+            return self._timeouts.inline(function, ms)
+        return self._timeouts.threaded(check.name, function, ms)
+
+    def _timeout_ms(self, check: Check) -> int:
+        checks = self.policy.checks
+        if check is self.probes:  # all probes are one check: one pass is read by all
+            return max(options.timeout_ms for options in checks.values() if isinstance(options, ProbeOptions))
+        return checks[check.name].timeout_ms if check.name in checks else DEFAULT_TIMEOUT_MS
+
+
+def new_request_id() -> str:
+    """An id for a request that came without one."""
+    return secrets.token_hex(8)
+
+
+def _is_span(span: object, length: int) -> bool:
+    if not (isinstance(span, tuple) and len(span) == 2 and all(type(place) is int for place in span)):
+        return False
+    start, end = span
+    return bool(0 <= start < end <= length)
+
 
 def fault(check: Check, error: Exception) -> CheckError:
     """What is told of an exception: its message only where it is the kit's own, because others may quote the text."""
+    if isinstance(error, CheckTimeout):
+        return CheckError(check.name, str(error), "timeout")
     message = f": {error}" if isinstance(error, SafetyKitError) else ""
     return CheckError(check.name, f"failed with {type(error).__name__}{message}")
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from safety_kit.data import data_dir
+from safety_kit.contradictions import never_decides, refuse_contradictions
+from safety_kit.data import policy_names, shipped_policy
 from safety_kit.errors import PolicyError
 from safety_kit.policy_schema import CheckOptions, PolicyFile, RuleOptions, covers, read
 from safety_kit.types import Action, Finding, Stage
@@ -56,6 +57,25 @@ class Rule:
         return self.threshold is None or finding.score_kind == "rule" or finding.score > self.threshold
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text of which the policy's owner says what shall be done.
+
+    Attributes:
+        text: The text.
+        stage: Where it stands.
+        expect: The verdict's action.
+        category: What must be found, or a family such as ``pii.*``; None where that does not matter.
+        prompt: The message that an output answers.
+    """
+
+    text: str
+    stage: Stage
+    expect: Action
+    category: str | None = None
+    prompt: str | None = None
+
+
 @dataclass(frozen=True)
 class Policy:
     """A validated policy.
@@ -72,6 +92,7 @@ class Policy:
             has a rate or a threshold of its own.
         calibration: What `safety-kit calibrate` writes the thresholds to.
         uncheckable: What is done about a part of a conversation that no check can read; ALLOW, FLAG or BLOCK.
+        examples: Texts and what is expected; they change nothing that is enforced, so no digest covers them.
     """
 
     name: str
@@ -84,19 +105,22 @@ class Policy:
     budget: float | None = None
     calibration: Path | None = None
     uncheckable: Action = Action.BLOCK
+    examples: tuple[Example, ...] = ()
 
     @classmethod
     def load(cls, source: Path | str = "default") -> Policy:
-        """Read a policy from a file, or the shipped one by the name ``default``.
+        """Read a policy from a file, or a shipped one by its name: ``default``, ``strict`` and so on.
 
         Raises:
             PolicyError: The file is missing, unreadable or not a valid policy.
         """
-        path = data_dir() / "policies" / "default.yaml" if source == "default" else Path(source)
+        path = (shipped_policy(source) if isinstance(source, str) else None) or Path(source)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise PolicyError(f"The policy {path} cannot be read; name a YAML file or use 'default'.") from error
+            raise PolicyError(
+                f"The policy {path} cannot be read; name a YAML file, or a shipped policy: {', '.join(policy_names())}."
+            ) from error
         try:
             return cls.parse(text, path.parent)
         except PolicyError as error:
@@ -114,25 +138,40 @@ class Policy:
             PolicyError: In one or two sentences with the place and the remedy.
         """
         file = read(text)
+        rules = tuple(_rule(options) for options in file.rules)
+        refuse_contradictions(rules)
         return cls(
             name=file.name,
             on_error=Action[file.on_error.upper()],
             checks=dict(file.checks),
-            rules=tuple(_rule(options) for options in file.rules),
+            rules=rules,
             messages=dict(file.messages),
             folder=Path(folder),
             content=_canonical(
-                {key: value for key, value in file.model_dump(mode="json").items() if value is not None}
+                {
+                    k: value
+                    for k, value in file.model_dump(mode="json", exclude={"examples"}).items()
+                    if value is not None
+                }
             ),
             budget=file.budget.blocked_harmless if file.budget else None,
             calibration=Path(folder) / file.calibration if file.calibration else None,
             uncheckable=Action[file.uncheckable.upper()],
+            examples=tuple(
+                Example(entry.text, Stage(entry.stage), Action[entry.expect.upper()], entry.category, entry.prompt)
+                for entry in file.examples
+            ),
         )
 
     @staticmethod
     def json_schema() -> dict[str, Any]:
         """JSON Schema of the file, for editors."""
         return PolicyFile.model_json_schema()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may be enforced as written, but can hardly be meant: rules that never decide."""
+        return never_decides(self.rules, self.budget is not None)
 
     @property
     def digest(self) -> str:
@@ -170,6 +209,11 @@ class Policy:
     def stages_of(self, category: str) -> frozenset[Stage]:
         """Stages at which any rule asks for a category."""
         return frozenset(stage for rule in self.rules if covers(rule.category, category) for stage in rule.stages)
+
+    def message_for(self, category: str) -> str | None:
+        """A category's own message, else its narrowest family's; None where it shares the default."""
+        keys = [key for key in self.messages if key != "default" and covers(key, category)]
+        return self.messages[max(keys, key=lambda key: (not key.endswith(".*"), len(key)))] if keys else None
 
     def rule_for(self, finding: Finding, stage: Stage) -> Rule | None:
         """The strongest rule that a finding sets off; the first of equals."""

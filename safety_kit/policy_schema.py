@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Annotated, Any, Literal
+from collections.abc import Hashable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
-from safety_kit.catalogue import COUNTRIES, pii_categories, secret_categories
+from safety_kit.catalogue import (
+    COUNTRIES,
+    invisible_categories,
+    language_categories,
+    pii_categories,
+    secret_categories,
+    url_categories,
+)
+from safety_kit.check_options import (
+    MODEL_TIMEOUT_MS,
+    InstalledOptions,
+    InvisibleOptions,
+    LanguageOptions,
+    LengthOptions,
+    Options,
+    Strict,
+    Timeout,
+    UrlsOptions,
+)
 from safety_kit.errors import PolicyError
+from safety_kit.plugins import installed, plugin
 
 Probability = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ProbeOptions(_Strict):
+class ProbeOptions(Options):
     """A taught category: reads the model's activations.
 
     `artifact` is a bare name (the kit's own classifier for the model in use) or, with a slash or a dot, a folder
@@ -26,6 +49,7 @@ class ProbeOptions(_Strict):
     """
 
     type: Literal["probe"]
+    timeout_ms: Timeout = MODEL_TIMEOUT_MS
     artifact: str = Field(min_length=1)
 
     @property
@@ -33,11 +57,14 @@ class ProbeOptions(_Strict):
         return "/" in self.artifact or "." in self.artifact or "\\" in self.artifact
 
 
-class PatternsOptions(_Strict):
+class PatternsOptions(Options):
     """Keywords and linear-time regular expressions (RE2 syntax).
 
-    A regex match longer than `max_length` characters may be found in parts.
+    A regex match longer than `max_length` characters may be found in parts. With ``unbounded`` it is found whole, and
+    a reply is withheld to its end.
     """
+
+    exact_spans: ClassVar[bool] = True
 
     type: Literal["patterns"]
     category: str | None = None
@@ -45,7 +72,7 @@ class PatternsOptions(_Strict):
     regexes: tuple[str, ...] = ()
     ignore_case: bool = True
     whole_words: bool = True
-    max_length: int = Field(default=128, ge=16, le=4096)
+    max_length: Annotated[int, Field(ge=16, le=4096)] | Literal["unbounded"] = 128
 
     @field_validator("regexes")
     @classmethod
@@ -70,20 +97,24 @@ class PatternsOptions(_Strict):
         return self
 
 
-class PiiOptions(_Strict):
+class PiiOptions(Options):
     """Personal data: e-mail, phone, card, IBAN, IP …, and the identity numbers of the countries named."""
+
+    exact_spans: ClassVar[bool] = True
 
     type: Literal["pii"]
     countries: tuple[Literal[tuple(COUNTRIES)], ...] = ("us", "uk")  # type: ignore[valid-type]
 
 
-class SecretsOptions(_Strict):
+class SecretsOptions(Options):
     """API keys, tokens, private keys."""
+
+    exact_spans: ClassVar[bool] = True
 
     type: Literal["secrets"]
 
 
-class JudgeOptions(_Strict):
+class JudgeOptions(Options):
     """A Gemma that is asked whether a text violates a guideline, and says how probable Yes is.
 
     `model` is a hub id or a folder, perhaps beside the policy file; without it the guard's own model is asked.
@@ -91,18 +122,38 @@ class JudgeOptions(_Strict):
     """
 
     type: Literal["judge"]
+    timeout_ms: Timeout = MODEL_TIMEOUT_MS
     guideline: str = Field(pattern=r"\S", max_length=4000)
     category: str | None = Field(default=None, min_length=1)
     model: str | None = Field(default=None, min_length=1)
     evidence: str | None = Field(default=None, min_length=1)
 
 
-CheckOptions = Annotated[
-    ProbeOptions | PatternsOptions | PiiOptions | SecretsOptions | JudgeOptions, Field(discriminator="type")
-]
+_BuiltIn: TypeAlias = (
+    ProbeOptions
+    | PatternsOptions
+    | PiiOptions
+    | SecretsOptions
+    | UrlsOptions
+    | InvisibleOptions
+    | LengthOptions
+    | LanguageOptions
+    | JudgeOptions
+)
+CheckOptions: TypeAlias = _BuiltIn | InstalledOptions
+
+_BUILT_IN = frozenset(get_args(options.model_fields["type"].annotation)[0] for options in get_args(_BuiltIn))
 
 
-class ReplaceForm(_Strict):
+def _or_installed(value: Any, built_in: ValidatorFunctionWrapHandler) -> Any:
+    """Read a check's options; packages are looked through only for a type that is not the kit's own."""
+    type_ = value.get("type") if isinstance(value, dict) else None
+    if not isinstance(type_, str) or type_ in _BUILT_IN or (brought := plugin(type_)) is None:
+        return built_in(value)
+    return brought.options.model_validate(value)
+
+
+class ReplaceForm(Strict):
     """Redact with a fixed text."""
 
     replace: str
@@ -111,7 +162,7 @@ class ReplaceForm(_Strict):
 FormName = Literal["mask", "hash", "pseudonymise"]
 
 
-class RuleOptions(_Strict):
+class RuleOptions(Strict):
     """What is done about one category at some stages."""
 
     category: str = Field(min_length=1)
@@ -128,7 +179,7 @@ class RuleOptions(_Strict):
         return self
 
 
-class BudgetOptions(_Strict):
+class BudgetOptions(Strict):
     """What all probes of the policy together may cost; it takes the place of their blocking rules' rates.
 
     `blocked_harmless` is the share of harmless texts that may be blocked by mistake at a stage: all categories and
@@ -138,7 +189,27 @@ class BudgetOptions(_Strict):
     blocked_harmless: Probability
 
 
-class PolicyFile(_Strict):
+class ExampleOptions(Strict):
+    """A text and what shall be done about it; `safety-kit policy test` runs them.
+
+    `category`, or a family such as `pii.*`, must then be among what was found. `prompt` is the message that an output
+    answers.
+    """
+
+    text: str
+    stage: Literal["input", "output"] = "input"
+    expect: Literal["allow", "flag", "redact", "block"]
+    category: str | None = Field(default=None, min_length=1)
+    prompt: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExampleOptions:
+        if self.category is not None and self.expect == "allow":
+            raise ValueError("nothing is found in a text that is allowed; remove category, or expect an action")
+        return self
+
+
+class PolicyFile(Strict):
     """The whole file."""
 
     version: Literal[1]
@@ -147,13 +218,16 @@ class PolicyFile(_Strict):
     uncheckable: Literal["block", "flag", "allow"] = Field(
         default="block", description="What is done about parts that are no text: images, audio, files, unknown types."
     )
-    checks: dict[str, CheckOptions] = Field(min_length=1)
+    checks: dict[
+        str, SerializeAsAny[Annotated[_BuiltIn, Field(discriminator="type"), WrapValidator(_or_installed)]]
+    ] = Field(min_length=1)
     rules: tuple[RuleOptions, ...] = Field(min_length=1)
     messages: dict[str, str] = Field(default_factory=dict)
     budget: BudgetOptions | None = None
     calibration: str | None = Field(
         default=None, min_length=1, description="What `safety-kit calibrate` writes, relative to this file."
     )
+    examples: tuple[ExampleOptions, ...] = Field(default=(), description="What `safety-kit policy test` runs.")
 
 
 class _Loader(yaml.SafeLoader):
@@ -196,7 +270,7 @@ def read(text: str) -> PolicyFile:
 def _sentence(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False)[0]
     loc = list(fault["loc"])
-    if loc[:1] == ["checks"] and len(loc) > 3:
+    if loc[:1] == ["checks"] and len(loc) > 2 and loc[2] in _BUILT_IN:
         del loc[2]  # pydantic's tag of the union
     if "form" in loc:
         loc = loc[: loc.index("form") + 1]
@@ -208,7 +282,8 @@ def _sentence(error: ValidationError) -> str:
         case "missing":
             return f"{place}: is missing."
         case "union_tag_invalid":
-            return f"{place}.type: unknown check type; use one of {context['expected_tags']}."
+            known = ", ".join([*sorted(_BUILT_IN), *sorted(installed().keys() - _BUILT_IN)])
+            return f"{place}.type: unknown check type; use one of {known}."
         case "union_tag_not_found":
             return f"{place}.type: is missing."
         case "string_type":
@@ -230,12 +305,21 @@ def given_by(name: str, options: CheckOptions) -> frozenset[str] | None:
     match options:
         case ProbeOptions():
             return None if options.is_folder else frozenset({options.artifact})
-        case PatternsOptions() | JudgeOptions():
+        case PatternsOptions() | LengthOptions() | JudgeOptions():
             return frozenset({options.category or name})
         case PiiOptions():
             return pii_categories(options.countries)
         case SecretsOptions():
             return secret_categories()
+        case UrlsOptions():
+            return url_categories()
+        case InvisibleOptions():
+            return invisible_categories()
+        case LanguageOptions():
+            return language_categories()
+        case InstalledOptions():
+            brought = plugin(options.type)
+            return brought.categories(name, options) if brought else frozenset()
 
 
 def covers(pattern: str, category: str) -> bool:
@@ -256,6 +340,8 @@ def _check_rules(file: PolicyFile) -> None:
                 f"{place}.category: no check gives {rule.category!r}; add a check for it or correct the name."
             )
         budgeted = file.budget is not None and rule.action == "block"
+        if rule.action == "redact":
+            _check_spans(place, rule.category, file.checks, given)
         check_rule(place, rule.category, rule.action == "redact", rule.threshold, rule.max_fpr, probe, budgeted)
         for name, options in file.checks.items():
             if isinstance(options, JudgeOptions) and covers(rule.category, options.category or name):
@@ -265,17 +351,31 @@ def _check_rules(file: PolicyFile) -> None:
         if isinstance(options, JudgeOptions) and (options.category or name) in others:
             raise PolicyError(f"checks.{name}: another check gives its category too; give the judge one of its own.")
     categories = {rule.category for rule in file.rules}
+    for number, example in enumerate(file.examples):
+        named = example.category
+        if named and not any(covers(c, named) or covers(named, c) for c in categories):
+            raise PolicyError(f"examples[{number}].category: no rule names {named!r}; correct it or remove it.")
     for key in file.messages:
         if key != "default" and not any(covers(category, key) for category in categories):
             raise PolicyError(f"messages.{key}: no rule names this category; correct the name or remove the message.")
+
+
+def _check_spans(
+    place: str, category: str, checks: Mapping[str, CheckOptions], given: Mapping[str, frozenset[str] | None]
+) -> None:
+    """Refuse to redact what a check cannot point at."""
+    for name, options in checks.items():
+        if not options.exact_spans and any(covers(category, found) for found in given[name] or ()):
+            raise PolicyError(
+                f"{place}.action: a {options.type} has no exact span to redact (checks.{name}); use flag or block for "
+                f"{category!r}."
+            )
 
 
 def _check_judge_rule(place: str, rule: RuleOptions, options: JudgeOptions) -> None:
     """Refuse a rule that a judge cannot serve; whether its evidence suffices is for the guard to see."""
     if rule.category.endswith(".*"):
         raise PolicyError(f"{place}.category: name each judge's category by itself, not as {rule.category!r}.")
-    if rule.action == "redact":
-        raise PolicyError(f"{place}.action: a judge has no exact span to redact; use flag for {rule.category!r}.")
     if rule.threshold is None:
         raise PolicyError(f"{place}: a judge's category needs a threshold.")
     if rule.action == "block" and options.evidence is None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from safety_kit.policy import Form
-from safety_kit.types import Finding
+from safety_kit.types import Finding, Role
+from safety_kit.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,21 @@ def merge(cuts: Iterable[Cut]) -> list[Cut]:
 
 @dataclass(slots=True)
 class Redactor:
-    """Rewrites one text, from left to right; placeholders are numbered over its lifetime and then forgotten.
+    """Rewrites one text, from left to right.
+
+    Without a vault pseudonyms are numbered over the redactor's lifetime, and what they stand for is then forgotten.
 
     Attributes:
         key: Secret of the guard, so that a short hash cannot be looked up in a table.
+        vault: Whose placeholders are written as pseudonyms.
+        role: Who wrote the text; None: the reply that is being checked.
     """
 
-    key: bytes
-    _numbers: dict[tuple[str, str], int] = field(default_factory=dict)
-    _counts: dict[str, int] = field(default_factory=dict)
+    key: bytes = field(repr=False)
+    vault: Vault | None = None
+    role: Role | None = None
+    _numbers: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
+    _counts: dict[str, int] = field(default_factory=dict, repr=False)
 
     def replacement(self, value: str, cut: Cut) -> str:
         """What is written instead of `value`."""
@@ -65,6 +72,8 @@ class Redactor:
             case "hash":
                 data = value.encode("utf-8", "surrogatepass")
                 return f"[{label}:{hashlib.blake2b(data, digest_size=5, key=self.key).hexdigest()}]"
+            case "pseudonymise" if self.vault is not None:
+                return self.vault.placeholder(label, value, self.role)
             case "pseudonymise":
                 if (label, value) not in self._numbers:
                     self._counts[label] = self._numbers[label, value] = self._counts.get(label, 0) + 1

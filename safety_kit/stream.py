@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from safety_kit.checks.base import Check, Delta
-from safety_kit.guard import Guard, Which, fault
+from safety_kit.checks.base import WHOLE, Check, Delta
+from safety_kit.guard import Guard, Which, fault, new_request_id
 from safety_kit.redact import Cut, merge
 from safety_kit.types import Action, CheckError, Finding, Sample, Stage, Verdict
 
-QUANTUM: Final = 16
+if TYPE_CHECKING:
+    from safety_kit.vault import Vault
+
+QUANTUM: Final = 8
 """Text that comes without activations is read in pieces of so many characters, however it was cut before."""
 
 
@@ -24,6 +27,27 @@ class Released:
     verdict: Verdict | None = None
 
 
+@dataclass(slots=True)
+class _Reader:
+    """A check at work on the reply; two checks may share a name, so each has a state of its own."""
+
+    check: Check
+    state: Any
+    cleared: int = 0
+
+
+def withholding(guard: Guard, activations: bool = True) -> tuple[str, ...]:
+    """Names of the checks because of which a reply is only released at its end.
+
+    Args:
+        guard: The guard.
+        activations: Each token comes with its activations; else the probes, too, read the whole reply.
+    """
+    at_end: Which = "judge" if activations else "model"
+    late = guard.checks_at(Stage.OUTPUT, at_end)
+    return tuple(c.name for c in guard.checks_at(Stage.OUTPUT) if c in late or c.lookahead == WHOLE)
+
+
 class StreamGuard:
     """Guards one reply.
 
@@ -31,7 +55,15 @@ class StreamGuard:
     those of `Guard.check`.
     """
 
-    def __init__(self, guard: Guard, prompt: str | None = None, activations: bool = True) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        prompt: str | None = None,
+        activations: bool = True,
+        *,
+        vault: Vault | None = None,
+        request_id: str | None = None,
+    ) -> None:
         """Start a stream.
 
         Args:
@@ -39,8 +71,11 @@ class StreamGuard:
             prompt: The message that is answered.
             activations: Each feed brings its token's activations, for the probes. If not, a policy with probes
                 withholds the reply until its end, when the guard's own model reads it.
+            vault: Of the conversation; what is released is not restored yet, which is the vault's `restorer`'s part.
+            request_id: Stands on the verdict; one is made without it.
 
-        A judge at output withholds the reply in any case: it can only judge the whole.
+        A judge at output, or another check that must see the whole (its lookahead is WHOLE), withholds the reply in
+        any case; `withholding` names them.
         """
         self._guard = guard
         self._prompt = prompt
@@ -49,11 +84,11 @@ class StreamGuard:
         # What reads the whole reply, at its end: the judges, and the probes where tokens bring no activations.
         self._at_end: Which = "judge" if activations else "model"
         whole = guard.checks_at(Stage.OUTPUT, self._at_end)
-        self._withhold = bool(whole)
-        self._checks: list[Check] = [check for check in checks if check not in whole]
-        self._states = {check.name: check.start() for check in self._checks}
-        self._cleared = {check.name: 0 for check in self._checks}
-        self._redactor = guard.redactor()
+        self._reads_late = bool(whole)
+        self._withhold = bool(withholding(guard, activations))
+        self._readers = [_Reader(check, check.start()) for check in checks if check not in whole]
+        self._redactor = guard.redactor(vault)
+        self._request_id = request_id or new_request_id()
         self._queue = ""  # not yet read by the checks
         self._held = ""  # read and not released: the reply from character `_at` on
         self._at = 0
@@ -62,7 +97,7 @@ class StreamGuard:
         self._findings: list[Finding] = []
         self._worst: dict[tuple[str, str], Finding] = {}  # findings without a span, the worst by check and category
         self._errors: list[CheckError] = []
-        self._timings: dict[str, float] = {check.name: 0.0 for check in self._checks}
+        self._timings: dict[str, float] = {reader.check.name: 0.0 for reader in self._readers}
         self._released: list[str] = []
         self._verdict: Verdict | None = None
 
@@ -81,11 +116,16 @@ class StreamGuard:
 
         Args:
             text: New characters of the reply; with activations, those of one token.
-            hidden: For each block of the guard's capture, the n x d activations of the token.
+            hidden: For each block of the guard's capture, the 1 x d activations of the token.
+
+        Raises:
+            ValueError: The activations are those of several tokens: where one ends could not be told.
         """
         if self._verdict is not None:
             return Released("", self._verdict)
         if self._reads_tokens:
+            if hidden and max(map(len, hidden.values())) > 1:
+                raise ValueError("Feed one token at a time with its activations.")
             return self._release(self._step(Delta(text, hidden), False))
         pending = self._queue + text
         parts = []
@@ -103,7 +143,7 @@ class StreamGuard:
         text = self._step(Delta(self._queue), True)
         if self._verdict is None:
             self._verdict = replace(self._decide(), text=self.released + text)
-            if self._withhold:
+            if self._reads_late:
                 text = self._read_whole(text)
         return self._release(text)
 
@@ -112,21 +152,21 @@ class StreamGuard:
         self._held += delta.text
         self._total += len(delta.text)
         stop: int | None = None
-        for check in list(self._checks):
+        for reader in list(self._readers):
             begin = time.perf_counter()
             try:
-                findings, faults = self._read(check, delta, final)
+                findings, faults = self._read(reader, delta, final)
             except Exception as error:
-                findings, faults = (), (fault(check, error),)
-            self._timings[check.name] += (time.perf_counter() - begin) * 1000
+                findings, faults = (), (fault(reader.check, error),)
+            self._timings[reader.check.name] += (time.perf_counter() - begin) * 1000
             if faults:
                 self._errors += faults
-                self._checks.remove(check)
+                self._readers.remove(reader)
                 if self._guard.policy.on_error is Action.BLOCK:
                     stop = self._at
             blocked_at = self._note(findings)
             stop = min((place for place in (stop, blocked_at) if place is not None), default=None)
-        clear = min((self._cleared[check.name] for check in self._checks), default=self._total)
+        clear = min((reader.cleared for reader in self._readers), default=self._total)
         if self._withhold and not final:
             clear = 0
         if stop is None:
@@ -135,12 +175,12 @@ class StreamGuard:
         self._verdict = self._decide()
         return text
 
-    def _read(self, check: Check, delta: Delta, final: bool) -> tuple[tuple[Finding, ...], tuple[CheckError, ...]]:
-        state, findings, cleared = check.step(self._states[check.name], delta, final)
-        if not self._cleared[check.name] <= cleared <= self._total:
+    def _read(self, reader: _Reader, delta: Delta, final: bool) -> tuple[tuple[Finding, ...], tuple[CheckError, ...]]:
+        state, findings, cleared = self._guard.call(reader.check, lambda: reader.check.step(reader.state, delta, final))
+        if not reader.cleared <= cleared <= self._total:
             raise ValueError("cleared what it had not seen")
-        self._states[check.name], self._cleared[check.name] = state, self._total if final else cleared
-        outcome = self._guard.vet(check, findings, Stage.OUTPUT, self._total)
+        reader.state, reader.cleared = state, self._total if final else cleared
+        outcome = self._guard.vet(reader.check, findings, Stage.OUTPUT, self._total)
         return outcome.findings, outcome.errors
 
     def _note(self, findings: tuple[Finding, ...]) -> int | None:
@@ -159,7 +199,9 @@ class StreamGuard:
             if rule.action is Action.BLOCK:
                 place = min((start for start, _ in finding.spans), default=self._at)
                 stop = place if stop is None else min(stop, place)
-            self._cuts += self._guard.cuts(finding, Stage.OUTPUT)
+            # A check that finds what it had cleared still has the rest rewritten.
+            cuts = self._guard.cuts(finding, Stage.OUTPUT)
+            self._cuts += [replace(cut, start=max(cut.start, self._at)) for cut in cuts if cut.end > self._at]
         return stop
 
     def _take(self, upto: int) -> str:
@@ -182,7 +224,8 @@ class StreamGuard:
 
     def _decide(self) -> Verdict:
         findings = [*self._findings, *self._worst.values()]
-        return self._guard.decide(Stage.OUTPUT, findings, self._errors, self._timings)
+        verdict = self._guard.decide(Stage.OUTPUT, findings, self._errors, self._timings)
+        return replace(verdict, request_id=self._request_id)
 
     def _read_whole(self, text: str) -> str:
         """Hold the whole reply, as redacted, against the checks that read it at its end."""

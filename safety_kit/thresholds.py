@@ -35,8 +35,21 @@ class Calibrated(_Strict):
     n: int = Field(gt=0)
 
 
+class Blocked(_Strict):
+    """Of the log's rows at a stage, how many any probe blocks, and how many reach a threshold or are above it.
+
+    `limits` are the thresholds, by category, for which this holds.
+    """
+
+    stage: Stage
+    limits: dict[str, Share]
+    rows: int = Field(gt=0)
+    blocked: int = Field(ge=0)
+    reached: int = Field(ge=0)
+
+
 class Calibration(_Strict):
-    """What `calibration.json` holds: thresholds and digests, never a text.
+    """What `calibration.json` holds: thresholds, counts and digests, never a text.
 
     `policy` is the digest of the policy's content as it was; `artifacts` are the classifiers' digests by check.
     """
@@ -49,6 +62,7 @@ class Calibration(_Strict):
     confidence: Share
     artifacts: dict[str, str]
     thresholds: tuple[Calibrated, ...]
+    blocked: tuple[Blocked, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -125,6 +139,11 @@ class Thresholds:
 
     def __call__(self, category: str, max_fpr: float | None, stage: Stage) -> float:
         return self.of(category, max_fpr, stage).threshold
+
+    @property
+    def blocked(self) -> tuple[Blocked, ...]:
+        """What the policy's calibration counted, for the thresholds that it then had; empty where it has none."""
+        return self._calibration.blocked if self._calibration else ()
 
     def of(self, category: str, max_fpr: float | None, stage: Stage) -> Resolved:
         """The threshold of a rule at a stage.

@@ -18,8 +18,8 @@ from safety_kit.errors import DataError
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 from safety_kit.policy_schema import ProbeOptions
-from safety_kit.thresholds import Calibrated, joint_categories
-from safety_kit.types import Sample, Stage
+from safety_kit.thresholds import Blocked, Calibrated, joint_categories
+from safety_kit.types import Action, Sample, Stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,6 +129,36 @@ def calibrate(policy: Policy, heads: Mapping[str, Head], scores: Scores) -> list
         for category, threshold in zip(together, thresholds, strict=True):
             out[category, stage, None] = _calibrated(category, stage, None, threshold, len(logits))
     return list(out.values())
+
+
+def blocked(policy: Policy, scores: Scores, thresholds: Sequence[Calibrated]) -> list[Blocked]:
+    """How many of a log's texts any probe blocks, a stage.
+
+    Args:
+        policy: Whose rules block.
+        scores: Of the log.
+        thresholds: What the log set.
+    """
+    calibrated = {(one.category, one.stage, one.max_fpr): one.threshold for one in thresholds}
+    found = []
+    for stage in Stage:
+        limits: dict[str, float] = {}
+        for rule in policy.rules:
+            threshold = rule.threshold or calibrated.get((rule.category, stage, rule.max_fpr))
+            if (
+                rule.action is Action.BLOCK
+                and stage in rule.stages
+                and rule.category in scores.categories
+                and threshold
+            ):
+                limits[rule.category] = min(threshold, limits.get(rule.category, 1.0))
+        if not limits or not len(logits := scores.at(stage, list(limits))):
+            continue
+        over = logits - [np.log(threshold / (1 - threshold)) for threshold in limits.values()]
+        any_over = np.max(over, axis=1)
+        hits, reached = int(np.sum(any_over > 0)), int(np.sum(any_over > -2 * MARGIN))
+        found.append(Blocked(stage=stage, limits=limits, rows=len(logits), blocked=hits, reached=reached))
+    return found
 
 
 def margins(scores: Scores, thresholds: Sequence[Calibrated]) -> list[tuple[float, Calibrated | None]]:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 Span: TypeAlias = tuple[int, int]
 """Half-open code-point offsets into the raw text."""
 
+FaultKind: TypeAlias = Literal["error", "timeout", "uncheckable"]
+"""A check failed or said nonsense; it did not come back in time; there is no check that could read this part."""
+
 ScoreKind: TypeAlias = Literal["calibrated", "rule", "uncalibrated"]
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -70,10 +73,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckError:
-    """A check that failed: its name and what it said."""
+    """A check that failed: its name, what it said, and how it failed."""
 
     check: str
     message: str
+    kind: FaultKind = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,10 @@ class Verdict:
         errors: Checks that failed.
         timings: Milliseconds by check.
         policy_digest: Digest of the policy that decided.
+        code: Why it was blocked, for programs: ``blocked.`` and the category, or ``blocked.error`` for a fault,
+            ``blocked.uncheckable`` for a part that nothing can check. None when not blocked.
+        message: What the policy shows instead of a blocked text; None when not blocked.
+        request_id: The caller's, or one that was made; it says nothing of the text, so equal verdicts may differ in it.
     """
 
     stage: Stage
@@ -97,6 +105,9 @@ class Verdict:
     errors: tuple[CheckError, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     policy_digest: str = ""
+    code: str | None = None
+    message: str | None = None
+    request_id: str = field(default="", compare=False)
 
     @property
     def blocked(self) -> bool:
@@ -107,9 +118,12 @@ class Verdict:
         return {
             "stage": self.stage.value,
             "action": str(self.action),
+            "code": self.code,
+            "message": self.message,
+            "request_id": self.request_id,
             "text": self.text,
             "findings": [finding.to_json() for finding in self.findings],
-            "errors": [{"check": error.check, "message": error.message} for error in self.errors],
+            "errors": [{"check": error.check, "kind": error.kind, "message": error.message} for error in self.errors],
             "timings": {check: round(ms, 3) for check, ms in self.timings.items()},
             "policy_digest": self.policy_digest,
         }

@@ -8,6 +8,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TLDEXTRACT_PUBLIC_SUFFIX_LIST_URLS"] = ""
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import shutil
 from collections.abc import Callable, Iterator

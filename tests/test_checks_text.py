@@ -135,6 +135,7 @@ def test_fold_maps_back(text: str) -> None:
         (f"card {CARD}.", [("credit_card", CARD)]),
         ("card 4111 1111 1111 1112", []),  # the checksum does not hold
         ("IBAN DE89370400440532013000", [("iban", "DE89370400440532013000")]),
+        ("IBAN de89370400440532013000 it is", [("iban", "de89370400440532013000")]),
         ("call +1 415 555 2671", [("phone", "+1 415 555 2671")]),
         ("my SSN is 536-90-4399", [("us_ssn", "536-90-4399")]),
         ("host 192.168.1.10", [("ip", "192.168.1.10")]),

@@ -97,7 +97,9 @@ def test_a_policy_is_calibrated_and_then_keeps_its_budget(policy: Path, log: Pat
     policy.write_text(POLICY.replace("block}", "block, stages: [input]}"), encoding="utf-8")
     guard = Guard(Policy.load(policy), tiny)
     assert sum(guard.check_text(text).blocked for text in toy(100, 2, 0)[0]) <= 5
-    assert run("policy", "validate", policy).exit_code == 0
+    (joint,) = json.loads(run("policy", "validate", policy, "--json").stdout)["joint"]
+    assert (joint["source"], joint["n"], joint["low"]) == ("traffic", 73, 0.0)
+    assert 0 < joint["bound"] <= 0.05
 
 
 def test_the_page_for_people(policy: Path, log: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safety_kit.checks.patterns import PatternsCheck
 
-KEYS = {"stage", "action", "text", "findings", "errors", "timings", "policy_digest"}
+KEYS = {"stage", "action", "code", "message", "request_id", "text", "findings", "errors", "timings", "policy_digest"}
 FINDING_KEYS = {"check", "category", "score", "score_kind", "spans", "detail"}
 
 

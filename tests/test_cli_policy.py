@@ -68,7 +68,8 @@ def test_validate_json_and_a_policy_that_is_wrong(policy: Path) -> None:
     done = runner.invoke(app, ["policy", "validate", str(policy), "--json"])
     assert done.exit_code == 0
     digest = Policy.load(policy).digest
-    assert json.loads(done.stdout) == {"valid": True, "name": "text only", "digest": digest, "budgets": []}
+    expected = {"valid": True, "name": "text only", "digest": digest, "budgets": [], "joint": [], "warnings": []}
+    assert json.loads(done.stdout) == expected
     policy.write_text(TEXT_POLICY.replace("type: pii", "type: magic"), encoding="utf-8")
     done = runner.invoke(app, ["policy", "validate", str(policy), "--json"])
     assert (done.exit_code, done.stdout) == (2, "")
@@ -170,7 +171,7 @@ def test_add_twice_another_reading_or_no_folder_is_2(policy: Path, tmp_path: Pat
 def test_the_shipped_policy_is_not_edited(tmp_path: Path) -> None:
     code, said = add(Path("default"), save_classifier(tmp_path / "rude", "rude"))
     assert code == 2
-    assert "policy show default --yaml" in said
+    assert "policy new policy.yaml --template default" in said
 
 
 BLOCK_STYLE = """\

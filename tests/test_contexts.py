@@ -144,8 +144,8 @@ class TestContexts:
         assert set(every.categories) == set(CATEGORIES)
         drawn = contexts.held_out(200)
         assert abs(len(drawn) - 200) < 10
-        for column in drawn.labels.T:
-            assert (column == 1).sum() == pytest.approx((every.labels[:, 0] == 1).sum() * 200 / len(every), abs=2)
+        for column, whole in zip(drawn.labels.T, every.labels.T, strict=True):
+            assert (column == 1).sum() == pytest.approx((whole == 1).sum() * 200 / len(every), abs=2)
 
 
 class TestLosses:

@@ -18,6 +18,7 @@ from test_gemma_load import one_thread as one_thread
 from test_gemma_load import tiny
 
 from safety_kit import artifacts, generate
+from safety_kit import vault as vault_module
 from safety_kit.errors import UserError
 from safety_kit.gemma import Capture, Gemma, Prompt, Sampling
 from safety_kit.gemma import steps as steps_module
@@ -26,6 +27,7 @@ from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 from safety_kit.stream import StreamGuard
 from safety_kit.types import Action, Message, Stage
+from safety_kit.vault import Vault
 
 TEXT = """
 version: 1
@@ -413,6 +415,78 @@ def test_a_policy_of_text_asks_for_no_activations(monkeypatch: pytest.MonkeyPatc
     assert gemma.guard.capture is None
 
 
+# --- what the user gave comes back
+
+PSEUDONYMS = TEXT.replace("pii.email, action: redact", "pii.email, action: redact, form: pseudonymise")
+MAIL, OTHER = "john.doe@example.org", "eva@example.net"
+
+
+def spoken(template: str, vault: Vault, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the model say this, with the placeholders of the two addresses."""
+    said = template.format(mail=vault.placeholder("email", MAIL), other=vault.placeholder("email", OTHER))
+    script(monkeypatch, said, "<eos>")
+    return said
+
+
+def test_a_reply_has_what_the_user_gave_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemma, vault = guarded(policy=PSEUDONYMS), Vault(b"of one conversation")
+    said = spoken("dear {mail}, <EMAIL_ and {other} and <", vault, monkeypatch)
+    stream = gemma.stream(f"i am {MAIL}", Sampling(max_tokens=100), vault=vault, request_id="r-1")
+    pieces = list(stream)
+    reply = stream.reply
+    placeholder = vault.placeholder("email", OTHER)  # the model's own invention: the user never gave it
+    assert "".join(pieces) == reply.reply == f"dear {MAIL}, <EMAIL_ and {placeholder} and <"
+    assert reply.output is not None
+    assert reply.output.text == said  # the guard saw, and tells of, what the model wrote
+    assert MAIL not in str(reply.output.to_json()) + str(reply.input.to_json())
+    assert reply.input.text == f"i am {vault.placeholder('email', MAIL)}"
+    assert {verdict.request_id for verdict in (*reply.inputs, reply.output)} == {"r-1"}
+    assert reply.to_json()["request_id"] == "r-1"
+
+
+def test_an_address_that_the_model_writes_itself_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemma, vault = guarded(policy=PSEUDONYMS), Vault()
+    script(monkeypatch, f"ask {OTHER} or {MAIL}, my cat", "<eos>")
+    reply = gemma.generate(f"i am {MAIL}", Sampling(max_tokens=100), vault=vault)
+    assert reply.reply == f"ask {vault.placeholder('email', OTHER)} or {MAIL}, my cat"
+    assert reply.output is not None
+    assert reply.output.action is Action.REDACT
+
+
+def test_an_instruction_s_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemma, vault = guarded(policy=PSEUDONYMS), Vault(b"of one conversation")
+    said = spoken("it is {mail} not {other}", vault, monkeypatch)
+    messages = [Message("system", f"never name {OTHER}"), Message("user", f"i am {MAIL}")]
+    reply = gemma.generate(messages, Sampling(max_tokens=100), vault=vault)
+    assert reply.reply == said.replace(vault.placeholder("email", MAIL), MAIL)
+    assert OTHER not in reply.reply
+
+
+def test_a_call_without_a_vault_has_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemma = guarded(policy=PSEUDONYMS)
+    with monkeypatch.context() as patched:
+        patched.setattr(vault_module.secrets, "token_bytes", lambda n: b"of one conversation")
+        spoken("dear {mail}", Vault(b"of one conversation"), monkeypatch)
+        reply = gemma.generate(f"i am {MAIL}", Sampling(max_tokens=100))
+    assert reply.reply == f"dear {MAIL}"
+    spoken("dear {mail}", Vault(b"of one conversation"), monkeypatch)
+    assert gemma.generate(f"i am {MAIL}", Sampling(max_tokens=100)).reply.startswith("dear <EMAIL_")  # and another
+    masked = guarded()
+    spoken("dear {mail}", Vault(b"of one conversation"), monkeypatch)
+    assert masked.generate(f"i am {MAIL}", Sampling(max_tokens=100)).reply.startswith("dear <EMAIL_")
+
+
+def test_a_block_shows_what_was_released_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemma, vault = guarded(policy=PSEUDONYMS), Vault(b"of one conversation")
+    spoken("dear {mail} " + "a cat in a hat " * 20 + " a bad word <EMAIL_", vault, monkeypatch)
+    stream = gemma.stream(f"i am {MAIL}", Sampling(max_tokens=600), vault=vault)
+    assert "".join(stream) == stream.reply.reply
+    assert stream.reply.reply.startswith(f"dear {MAIL} a cat")
+    assert stream.reply.reply.endswith("\n\nwithheld")
+    assert stream.reply.code == stream.reply.to_json()["code"] == "blocked.words"
+    assert "bad word" not in stream.reply.reply
+
+
 # --- faults
 
 
@@ -477,7 +551,7 @@ def test_the_json_document(either: GuardedGemma, monkeypatch: pytest.MonkeyPatch
     count = script(monkeypatch, "the cat", "<eos>")
     reply = either.generate("hi")
     document = reply.to_json()
-    assert list(document) == ["reply", "finish_reason", "input", "output", "usage", "seconds"]
+    assert list(document) == [*("reply", "finish_reason", "code", "request_id", "input", "output", "usage", "seconds")]
     assert document["reply"] == "the cat"
     assert document["input"]["action"] == document["output"]["action"] == "allow"
     assert document["usage"]["completion_tokens"] == count + 1

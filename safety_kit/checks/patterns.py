@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
 
 import ahocorasick_rs
 import re2
 
-from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
+from safety_kit.checks.base import WHOLE, Delta, Lookahead, StepResult, TextCheck, utf8_safe
+from safety_kit.checks.prefix import open_from
 from safety_kit.checks.windows import Hit, Seen, Windows
 from safety_kit.policy_schema import PatternsOptions
 from safety_kit.types import Finding
@@ -24,9 +26,32 @@ class _Tail:
 
 
 @dataclass(frozen=True, slots=True)
+class _Piece:
+    """A piece of a text and the one before it: a state that grows without copying what it holds."""
+
+    before: _Piece | None
+    text: str
+
+    def joined(self) -> str:
+        pieces: list[str] = []
+        piece: _Piece | None = self
+        while piece is not None:
+            pieces.append(piece.text)
+            piece = piece.before
+        return "".join(reversed(pieces))
+
+
+@dataclass(frozen=True, slots=True)
 class _State:
+    """Of keywords, of regexes, and where the first regex match begins or may begin that no window has decided.
+
+    `pieces` is all that was read, for regexes without a bound.
+    """
+
     words: _Tail = field(default_factory=_Tail)
     seen: Seen = field(default_factory=Seen)
+    open: int = 0
+    pieces: _Piece | None = None
 
 
 def fold(text: str) -> tuple[str, list[int] | None]:
@@ -53,13 +78,18 @@ class PatternsCheck(TextCheck):
         self._whole_words = options.whole_words
         keywords = {fold(utf8_safe(k))[0] if options.ignore_case else utf8_safe(k) for k in options.keywords}
         self._longest = max(map(len, keywords), default=0)
-        self._keywords = ahocorasick_rs.AhoCorasick(sorted(keywords)) if keywords else None
+        self._sorted = sorted(keywords)
+        self._keywords = ahocorasick_rs.AhoCorasick(self._sorted) if keywords else None
         re_options = re2.Options()
         re_options.case_sensitive = not options.ignore_case
         re_options.log_errors = False
         self._regexes = [re2.compile(regex, re_options) for regex in options.regexes]
-        self._windows = Windows(step=max(128, options.max_length), reach=options.max_length)
-        self.lookahead = max(self._longest, self._windows.lookahead if self._regexes else 0)
+        self._open = [open_from(regex, options.ignore_case) for regex in options.regexes]
+        self._whole = options.max_length == "unbounded" and bool(self._regexes)
+        reach = 128 if options.max_length == "unbounded" else options.max_length
+        self._windows = Windows(step=max(128, reach), reach=reach)
+        bounded = max(self._longest, self._windows.lookahead if self._regexes else 0)
+        self.lookahead: Lookahead = WHOLE if self._whole else bounded
 
     def start(self) -> _State:
         return _State()
@@ -67,33 +97,65 @@ class PatternsCheck(TextCheck):
     def step(self, state: Any, new: Delta, final: bool) -> StepResult:
         text = utf8_safe(new.text)
         words, word_hits, cleared = self._step_words(state.words, text, final)
-        seen = state.seen
+        seen, opened = state.seen, state.open
         hits: list[Hit] = []
-        if self._regexes:
-            seen, hits, regex_cleared = self._windows.advance(seen, text, final, self._scan)
-            cleared = min(cleared, regex_cleared)
+        pieces = state.pieces
+        if self._whole:
+            pieces = _Piece(pieces, text)
+            hits = self._scan(pieces.joined()) if final else []
+            cleared = cleared if final else 0
+        elif self._regexes:
+            seen, hits, decided = self._windows.advance(seen, text, final, self._scan)
+            opened = self._first_open(seen, max(opened, decided))
+            cleared = min(cleared, max(opened, decided))
         findings = [
             Finding(self.name, self.category, 1.0, "rule", ((hit.start, hit.end),), hit.detail)
             for hit in sorted(word_hits + hits, key=lambda hit: hit.start)
         ]
-        return _State(words, seen), findings, cleared
+        return _State(words, seen, opened, pieces), findings, cleared
 
-    def _step_words(self, tail: _Tail, new: str, final: bool) -> tuple[_Tail, list[Hit], int]:
-        text = tail.text + new
+    def _step_words(self, tail: _Tail, added: str, final: bool) -> tuple[_Tail, list[Hit], int]:
+        text = tail.text + added
         total = tail.base + len(text)
         if self._keywords is None:
             return _Tail(total), [], total
         # A match is decided when its right neighbour is known; keywords may overlap, so each is decided by itself.
         decided = total if final else max(tail.decided, total - 1)
         folded, origin = fold(text) if self._ignore_case else (text, None)
+        context = min(tail.base, 1)  # the first character is there for what stands behind it
         hits = []
         for _, first, last in self._keywords.find_matches_as_indexes(folded, overlapping=True):
             start, end = (first, last) if origin is None else (origin[first], origin[last - 1] + 1)
-            if tail.decided < tail.base + end <= decided and self._stands_alone(text, start, end):
+            new = start >= context and tail.decided < tail.base + end <= decided
+            if new and self._stands_alone(text, start, end):
                 hits.append(Hit(tail.base + start, tail.base + end, self.category, detail="keyword"))
-        cleared = decided if final else max(0, decided + 1 - self._longest)
+        cleared = total if final else tail.base + self._first_word(text, folded, origin, context)
         base = max(tail.base, cleared - 1)  # one character of left context
         return _Tail(base, text[base - tail.base :], decided), hits, cleared
+
+    def _first_word(self, text: str, folded: str, origin: list[int] | None, cleared: int) -> int:
+        """From `cleared` on, where the first keyword begins that may end with the next characters.
+
+        A place that is not open now never is, so over a stream this goes forward only.
+        """
+        at = cleared if origin is None else bisect_left(origin, cleared)
+        for place in range(at, len(folded)):
+            start = place if origin is None else origin[place]
+            if self._whole_words and start and _is_word(text[start]) and _is_word(text[start - 1]):
+                continue
+            rest = folded[place : place + self._longest + 1]
+            number = bisect_left(self._sorted, rest)
+            if number < len(self._sorted) and self._sorted[number].startswith(rest):
+                return start
+        return len(text)
+
+    def _first_open(self, seen: Seen, start: int) -> int:
+        """From `start` on, where the first regex match begins or may begin; `start` where that cannot be told."""
+        if None in self._open:
+            return start
+        context = max(seen.base, start - 1)
+        text = seen.text[context - seen.base :]
+        return max(start, context + min(place(text) for place in self._open if place))
 
     def _stands_alone(self, text: str, start: int, end: int) -> bool:
         if not self._whole_words:

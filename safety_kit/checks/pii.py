@@ -6,47 +6,15 @@ import re
 from typing import Any
 
 from safety_kit.catalogue import COUNTRIES, PII
-from safety_kit.checks._presidio import recognizer_class
+from safety_kit.checks._recognizers import CONTEXT_AFTER, CONTEXT_BEFORE, Recognizers
 from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
-from safety_kit.checks.windows import Hit, Seen, Windows
+from safety_kit.checks.runs import DISGUISE, Held, Runs
+from safety_kit.checks.windows import Hit
 from safety_kit.policy_schema import PiiOptions
 from safety_kit.types import Finding
 
-MIN_SCORE = 0.4
-CONTEXT_BONUS = 0.35
-CONTEXT_BEFORE, CONTEXT_AFTER = 64, 24
-
-_GATE = re.compile(r"[\d@]|::")
-_PHONE_GATE = re.compile(r"\d(?:\D{0,4}\d){6}")
-
-
-class _Recognizer:
-    """One recognizer: its category, and the words that raise a weak match next to them."""
-
-    def __init__(self, name: str, recognizer: Any) -> None:
-        self.category = f"pii.{name}"
-        self.gate = {"email": re.compile("@"), "phone": _PHONE_GATE}.get(name, _GATE)
-        self.recognizer = recognizer
-        words = "|".join(re.escape(word.strip()) for word in recognizer.context or () if word.strip())
-        self.context = re.compile(rf"\b(?:{words})\b", re.IGNORECASE) if words else None
-
-    def scan(self, piece: str) -> list[Hit]:
-        if not self.gate.search(piece):
-            return []
-        hits = []
-        for result in self.recognizer.analyze(piece, self.recognizer.supported_entities):
-            score, detail = float(result.score), "checked" if result.score >= 1 else "form"
-            if score < 1 and self._near_context(piece, result.start, result.end):
-                score, detail = min(1.0, max(score + CONTEXT_BONUS, MIN_SCORE)), "form and a word near it"
-            if score >= MIN_SCORE:
-                hits.append(Hit(result.start, result.end, self.category, score, detail))
-        return hits
-
-    def _near_context(self, piece: str, start: int, end: int) -> bool:
-        if self.context is None:
-            return False
-        around = piece[max(0, start - CONTEXT_BEFORE) : start], piece[end : end + CONTEXT_AFTER]
-        return any(self.context.search(part) for part in around)
+_MARK = re.compile(rf"[\d@]|::|{DISGUISE}")
+"""Where a match may be: everything personal has a digit, an at sign or two colons, or hides in a disguise."""
 
 
 class PiiCheck(TextCheck):
@@ -54,21 +22,21 @@ class PiiCheck(TextCheck):
 
     def __init__(self, name: str, options: PiiOptions, wanted: frozenset[str]) -> None:
         self.name = name
-        regions = tuple(COUNTRIES[country][1] for country in options.countries)
-        self._recognizers = [
-            _Recognizer(kind, recognizer_class(kind)(**({"supported_regions": regions} if kind == "phone" else {})))
+        kinds = [
+            kind
             for kind, (country, _, _) in PII.items()
             if f"pii.{kind}" in wanted and (country is None or country in options.countries)
         ]
-        self.categories = frozenset(recognizer.category for recognizer in self._recognizers)
-        self._windows = Windows()
-        self.lookahead = self._windows.lookahead
+        self._recognizers = Recognizers(kinds, [COUNTRIES[country][1] for country in options.countries])
+        self.categories = self._recognizers.categories
+        self._runs = Runs(_MARK, before=CONTEXT_BEFORE, after=CONTEXT_AFTER)
+        self.lookahead = self._runs.lookahead
 
-    def start(self) -> Seen:
-        return Seen()
+    def start(self) -> Held:
+        return Held()
 
     def step(self, state: Any, new: Delta, final: bool) -> StepResult:
-        state, hits, cleared = self._windows.advance(state, utf8_safe(new.text), final, self._scan)
+        state, hits, cleared = self._runs.advance(state, utf8_safe(new.text), final, self._scan)
         findings = [
             Finding(self.name, hit.category, hit.score, "uncalibrated", ((hit.start, hit.end),), hit.detail)
             for hit in hits
@@ -76,10 +44,7 @@ class PiiCheck(TextCheck):
         return state, findings, cleared
 
     def _scan(self, piece: str) -> list[Hit]:
-        if not _GATE.search(piece):
-            return []
-        hits = [hit for recognizer in self._recognizers for hit in recognizer.scan(piece)]
-        return without_overlaps(hits)
+        return without_overlaps(self._recognizers.scan(piece))
 
 
 def without_overlaps(hits: list[Hit]) -> list[Hit]:

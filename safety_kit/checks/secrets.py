@@ -9,9 +9,11 @@ from typing import Any
 
 from safety_kit.catalogue import SECRETS
 from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
-from safety_kit.checks.windows import Hit, Seen, Windows
+from safety_kit.checks.prefix import open_from
+from safety_kit.checks.runs import DISGUISE, Held, Runs
+from safety_kit.checks.windows import Hit
 from safety_kit.policy_schema import SecretsOptions
-from safety_kit.types import Finding
+from safety_kit.types import Finding, Span
 
 _OWN = {
     "anthropic_key": re.compile(r"\bsk-ant-[A-Za-z0-9_-]{24,}"),
@@ -19,9 +21,14 @@ _OWN = {
     "google_api_key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])"),
     "github_token": re.compile(r"\bgithub_pat_[A-Za-z0-9_]{22,}"),
 }
+# What tells a secret's word from one of prose: its length, and a digit or letters in a case that words do not have.
+_MARK = re.compile(
+    r"(?<![A-Za-z0-9_+/=.-])(?=[A-Za-z+/=.-]{0,20}(?:[\d_]|[a-z][A-Z]|[A-Z]{4}))[A-Za-z0-9_+/=.-]{11}"
+    rf"|://|xox[a-z]-|{DISGUISE}"
+)
 # Long secrets are followed from an opening that marks them, so that other text need not wait for their length.
 _OPENING = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|eyJ[A-Za-z0-9_-]{7}")
-_OPENING_LENGTH = 76
+_OPENS_AT = open_from(_OPENING.pattern, ignore_case=False) or (lambda _: 0)
 _KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _KEY_BODY = re.compile(r"[A-Za-z0-9+/]{40}")  # what tells a key from prose about keys
 _KEY_BODY_WITHIN = 340
@@ -39,7 +46,7 @@ class _Tail:
 @dataclass(frozen=True, slots=True)
 class _State:
     long: _Tail = field(default_factory=_Tail)
-    seen: Seen = field(default_factory=Seen)
+    held: Held = field(default_factory=Held)
 
 
 class SecretsCheck(TextCheck):
@@ -53,8 +60,8 @@ class SecretsCheck(TextCheck):
         }
         self._own = {kind: regex for kind, regex in _OWN.items() if f"secrets.{kind}" in wanted}
         self._jwt = _plugin(*SECRETS["jwt"]) if "secrets.jwt" in wanted else None
-        self._windows = Windows()
-        self.lookahead = self._windows.lookahead
+        self._runs = Runs(_MARK, neighbours=0)
+        self.lookahead = max(_LONGEST, self._runs.lookahead)
 
     def start(self) -> _State:
         return _State()
@@ -62,13 +69,13 @@ class SecretsCheck(TextCheck):
     def step(self, state: Any, new: Delta, final: bool) -> StepResult:
         text = utf8_safe(new.text)
         tail, long_hits, long_cleared = self._step_long(state.long, text, final)
-        seen, hits, cleared = self._windows.advance(state.seen, text, final, self._scan)
+        held, hits, cleared = self._runs.advance(state.held, text, final, self._scan)
         findings = [
             Finding(self.name, hit.category, 1.0, "rule", ((hit.start, hit.end),), hit.detail)
             for hit in sorted(hits + long_hits, key=lambda hit: hit.start)
             if hit.category in self.categories
         ]
-        return _State(tail, seen), findings, min(cleared, long_cleared)
+        return _State(tail, held), findings, min(cleared, long_cleared)
 
     def _scan(self, piece: str) -> list[Hit]:
         hits = {(match.span(), kind) for kind, regex in self._own.items() for match in regex.finditer(piece)}
@@ -76,7 +83,7 @@ class SecretsCheck(TextCheck):
             for regex in plugin.denylist:
                 for match in regex.finditer(piece):
                     span = _secret_span(match)
-                    if _is_secret(kind, plugin, piece[slice(*span)], piece):
+                    if _is_secret(kind, plugin, piece, span):
                         hits.add((span, kind))
         return [Hit(start, end, f"secrets.{kind}") for (start, end), kind in sorted(hits)]
 
@@ -100,7 +107,7 @@ class SecretsCheck(TextCheck):
             position = end
         else:
             # The last characters may be the beginning of an opening.
-            position = len(text) if final else max(position, len(text) - _OPENING_LENGTH)
+            position = len(text) if final else position + _OPENS_AT(text[position:])
         cleared = tail.base + position
         return _Tail(cleared, text[position:]), hits, cleared
 
@@ -138,12 +145,14 @@ def _secret_span(match: re.Match[str]) -> tuple[int, int]:
     return longest if longest[1] - longest[0] >= 16 or match[0].startswith("://") else match.span()
 
 
-def _is_secret(kind: str, plugin: Any, value: str, piece: str) -> bool:
+def _is_secret(kind: str, plugin: Any, piece: str, span: Span) -> bool:
     """Two plugins look at what stands around a match, but only when they read files: done here."""
+    value = piece[slice(*span)]
     if kind == "azure_storage_key":
         return bool(plugin.context_keys_exists(_Candidate(value), piece))
     if kind == "basic_auth":
-        return value.strip("<>${}*").lower() not in _PLACEHOLDERS and "example." not in piece
+        host = piece[span[1] :].partition(" ")[0]
+        return value.strip("<>${}*").lower() not in _PLACEHOLDERS and "example." not in host
     return True
 
 

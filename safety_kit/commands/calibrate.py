@@ -168,6 +168,7 @@ def _calibrate_policy(
         confidence=CONFIDENCE,
         artifacts={name: artifact.digest for name, artifact in loaded.items()},
         thresholds=tuple(thresholds),
+        blocked=tuple(traffic.blocked(policy, scores, thresholds)),
     )
     made.save(policy.calibration)
     margins = traffic.margins(scores, thresholds)

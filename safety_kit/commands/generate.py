@@ -17,7 +17,7 @@ PANEL = "Sampling"
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="The user's message, in quotes; - reads standard input.")] = None,
-    policy: Annotated[str, typer.Option("--policy", help="A YAML file, or default.")] = "default",
+    policy: Annotated[str, typer.Option("--policy", help="A YAML file, or a shipped policy's name.")] = "default",
     system: Annotated[str | None, typer.Option("--system", help="Instructions that stand before the message.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write the reply as it is cleared.")] = False,
     as_json: models.Json = False,

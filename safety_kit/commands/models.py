@@ -10,8 +10,11 @@ import typer
 from safety_kit import console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from safety_kit.gemma import Gemma
     from safety_kit.guard import Guard
+    from safety_kit.policy import Policy
 
 PANEL = "Model"
 
@@ -34,15 +37,22 @@ def load(model: str, revision: str | None, device: str, dtype: str) -> Gemma:
     return Gemma.load(model, revision=revision, device=device, dtype=choice)
 
 
+def gemma_for(policies: Sequence[Policy], model: str, revision: str | None, device: str, dtype: str) -> Gemma | None:
+    """The Gemma that guards of these policies read; None where none has probes, or judges that name no other."""
+    from safety_kit.policy_schema import JudgeOptions, ProbeOptions
+
+    read = any(
+        isinstance(options, ProbeOptions) or (isinstance(options, JudgeOptions) and options.model is None)
+        for policy in policies
+        for options in policy.checks.values()
+    )
+    return load(model, revision, device, dtype) if read else None
+
+
 def guard_for(policy: str, model: str, revision: str | None, device: str, dtype: str) -> Guard:
     """The guard of a policy; a Gemma is loaded only where the policy has probes, or judges that name no other."""
     from safety_kit.guard import Guard
     from safety_kit.policy import Policy
-    from safety_kit.policy_schema import JudgeOptions, ProbeOptions
 
     loaded = Policy.load(policy)
-    read = any(
-        isinstance(options, ProbeOptions) or (isinstance(options, JudgeOptions) and options.model is None)
-        for options in loaded.checks.values()
-    )
-    return Guard(loaded, load(model, revision, device, dtype) if read else None)
+    return Guard(loaded, gemma_for([loaded], model, revision, device, dtype))

@@ -9,29 +9,46 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from safety_kit import console
+from safety_kit.commands import corpus, models, policy_diff, policy_examples, policy_explain
 from safety_kit.commands.budget_tables import show_budgets
+from safety_kit.commands.joint_rates import measured, show_joint
 from safety_kit.commands.models import Json
 from safety_kit.errors import ArtifactError, PolicyError
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:
     from safety_kit.artifacts import Artifact
+    from safety_kit.joint import Joint
     from safety_kit.policy import Policy, Rule
     from safety_kit.policy_schema import CheckOptions
     from safety_kit.thresholds import Resolved
 
 app = typer.Typer(help="Check, show and extend policies.", no_args_is_help=True)
 
-File = Annotated[str, typer.Argument(metavar="POLICY", help="A YAML file, or default.")]
+File = Annotated[str, typer.Argument(metavar="POLICY", help="A YAML file, or a shipped policy's name.")]
 
 
 @app.command()
-def validate(policy: File, as_json: Json = False) -> int:
+def validate(
+    policy: File,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="ROWS", help="Harmless texts of yours, as for `scan`: count how many any rule blocks."
+        ),
+    ] = None,
+    stage: Annotated[Stage, typer.Option("--stage", help="Of rows that name none.")] = Stage.INPUT,
+    as_json: Json = False,
+    model: models.Model = "embedded",
+    revision: models.Revision = None,
+    device: models.Device = "auto",
+    dtype: models.Dtype = "auto",
+) -> int:
     """Check a policy.
 
     Exit 0 where it can be enforced as written, 2 with the place and the remedy where not. False-positive budgets must
     be supported by the classifiers' examples, or by the policy's calibration; of the kit's own classifiers those of
-    the embedded Gemma are read.
+    the embedded Gemma are read. A model is loaded with --on only.
     """
     from dataclasses import asdict
 
@@ -43,14 +60,27 @@ def validate(policy: File, as_json: Json = False) -> int:
         from safety_kit.checks.judge import check_evidence
 
         check_evidence(read)
-    budgets = _budgets(read, _classifiers(read))
+    budgets, joint = _budgets(read, _classifiers(read))
+    if on is not None:
+        joint += measured(corpus.read(on, stage), models.guard_for(policy, model, revision, device, dtype))
     if as_json:
-        listed = [asdict(budget) for budget in budgets]
-        console.emit({"valid": True, "name": read.name, "digest": read.digest, "budgets": listed})
+        console.emit(
+            {
+                "valid": True,
+                "name": read.name,
+                "digest": read.digest,
+                "budgets": [asdict(budget) for budget in budgets],
+                "joint": [asdict(one) for one in joint],
+                "warnings": read.warnings,
+            }
+        )
     else:
         counts = f"{len(read.checks)} checks, {len(read.rules)} rules"
         print(console.safe(f"{read.name}: {counts}, digest {read.digest[:12]}"))
         show_budgets(read, budgets)
+        show_joint(joint)
+        for warning in read.warnings:
+            console.note(f"warning: {warning}")
     return 0
 
 
@@ -61,14 +91,18 @@ def show(
     as_json: Json = False,
 ) -> int:
     """Show what a policy looks for and what it does about it."""
-    from safety_kit.data import data_dir
+
+    from safety_kit.data import shipped_policy
     from safety_kit.policy import Policy
 
     read = Policy.load(policy)
     if as_json:
-        console.emit({**json.loads(read.content), "digest": read.digest})
+        from dataclasses import asdict
+
+        examples = [{**asdict(one), "expect": str(one.expect)} for one in read.examples]
+        console.emit({**json.loads(read.content), "examples": examples, "digest": read.digest})
     elif as_yaml:
-        path = data_dir() / "policies" / "default.yaml" if policy == "default" else Path(policy)
+        path = shipped_policy(policy) or Path(policy)
         print(path.read_text(encoding="utf-8"), end="")
     else:
         _show(read)
@@ -106,16 +140,16 @@ def add(
     A check and a rule are written into the file's own text; its comments stay.
     """
     from safety_kit.commands import policy_edit
-    from safety_kit.data import data_dir
+    from safety_kit.data import data_dir, shipped_policy
 
     if max_fpr is not None and threshold is not None:
         raise PolicyError("Give --max-fpr or --threshold, not both.")
     if action not in ("block", "flag"):
         raise PolicyError("--action is block or flag.")
-    if str(policy) == "default" or policy.resolve().is_relative_to(data_dir().resolve()):
+    if shipped_policy(str(policy)) or policy.resolve().is_relative_to(data_dir().resolve()):
         raise PolicyError(
-            "The shipped policy stays as it is; start one of your own: "
-            "safety-kit policy show default --yaml > policy.yaml"
+            "A shipped policy stays as it is; start one of your own: "
+            f"safety-kit policy new policy.yaml --template {policy.stem}"
         )
     artifact, name = _artifact(folder, category)
     stages = [stage] if stage else list(Stage)
@@ -131,6 +165,12 @@ def add(
     else:
         print(console.safe(f'{policy}: {name} is checked now. Try: safety-kit check --policy {policy} "a text"'))
     return 0
+
+
+app.command("test")(policy_examples.run)
+app.command()(policy_diff.diff)
+app.command()(policy_explain.explain)
+app.command()(policy_examples.new)
 
 
 def _classifiers(policy: Policy) -> dict[str, Artifact]:
@@ -153,8 +193,8 @@ def _classifiers(policy: Policy) -> dict[str, Artifact]:
     return loaded
 
 
-def _budgets(policy: Policy, classifiers: dict[str, Artifact]) -> list[Resolved]:
-    """What every rate and the joint budget come to.
+def _budgets(policy: Policy, classifiers: dict[str, Artifact]) -> tuple[list[Resolved], list[Joint]]:
+    """What every rate and the joint budget come to, and what the probes block together.
 
     Raises:
         PolicyError: One is not supported; all of these are named.
@@ -162,7 +202,8 @@ def _budgets(policy: Policy, classifiers: dict[str, Artifact]) -> list[Resolved]
     from safety_kit.errors import UserError
 
     if not classifiers:
-        return []
+        return [], []
+    from safety_kit.joint import joint_rates
     from safety_kit.thresholds import Thresholds
 
     heads = {c: head for artifact in classifiers.values() for c, head in artifact.heads.items()}
@@ -179,7 +220,7 @@ def _budgets(policy: Policy, classifiers: dict[str, Artifact]) -> list[Resolved]
                 faults.append(str(error))
     if faults:
         raise PolicyError("\n  ".join([f"{policy.name} has budgets that cannot be kept:", *faults]))
-    return found
+    return found, joint_rates(policy, heads, thresholds)
 
 
 def _artifact(folder: Path, category: str | None) -> tuple[Artifact, str]:
@@ -200,7 +241,7 @@ def _artifact(folder: Path, category: str | None) -> tuple[Artifact, str]:
 def _show(policy: Policy) -> None:
     checks = console.table("check", "type", "looks for", title=f"{policy.name} — a fault leads to: {policy.on_error}")
     for name, options in policy.checks.items():
-        console.add_row(checks, name, options.type, _looks_for(options))
+        console.add_row(checks, name, options.type, _looks_for(name, options))
     rules = console.table("category", "at", "action", "when")
     for rule in policy.rules:
         console.add_row(rules, rule.category, ", ".join(sorted(rule.stages)), str(rule.action), _when(rule))
@@ -210,10 +251,19 @@ def _show(policy: Policy) -> None:
     for category, text in policy.messages.items():
         console.add_row(messages, category, text.strip())
     console.show(checks, rules, *([messages] if policy.messages else []))
+    if policy.examples:
+        print(f"{len(policy.examples)} examples: safety-kit policy test runs them.")
 
 
-def _looks_for(options: CheckOptions) -> str:
-    from safety_kit.policy_schema import JudgeOptions, PatternsOptions, PiiOptions, ProbeOptions
+def _looks_for(name: str, options: CheckOptions) -> str:
+    from safety_kit.policy_schema import (
+        JudgeOptions,
+        PatternsOptions,
+        PiiOptions,
+        ProbeOptions,
+        SecretsOptions,
+        given_by,
+    )
 
     match options:
         case ProbeOptions():
@@ -224,8 +274,10 @@ def _looks_for(options: CheckOptions) -> str:
             return f"personal data; numbers of {', '.join(options.countries)}"
         case JudgeOptions():
             return f"what violates: {options.guideline.strip()}"
-        case _:
+        case SecretsOptions():
             return "keys, tokens, passwords"
+        case _:
+            return ", ".join(sorted(given_by(name, options) or ()))
 
 
 def _when(rule: Rule) -> str:

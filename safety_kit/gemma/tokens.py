@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tokenizers import AddedToken
 
@@ -115,6 +115,12 @@ class Vocabulary:
         return id_ in self._control_ids
 
 
+class Decoder(Protocol):
+    """What turns ids into text."""
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
 @dataclass
 class Detokenizer:
     """Text of a growing list of tokens: what comes out is final, and stops before the first stop string.
@@ -122,7 +128,7 @@ class Detokenizer:
     A piece is held while its bytes are no whole character, or while it may be the start of a stop string.
     """
 
-    vocabulary: Vocabulary
+    vocabulary: Decoder
     stop: tuple[str, ...] = ()
     strip_start: bool = False
     stopped: bool = False

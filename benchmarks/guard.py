@@ -1,0 +1,90 @@
+"""What the guard costs and what it catches, in one run: `make bench-guard` → `results/guard.json`.
+
+Finished parts are kept in the cache folder, so that a stopped run goes on where it was (`--fresh` begins anew).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import guard_cost, guard_quality, leaks, pii
+from benchmarks.house import guarded_ratio
+from benchmarks.result import Figure, write
+from benchmarks.sets import FOLDER
+from safety_kit.cache import cache_dir
+from safety_kit.gemma import Gemma
+from safety_kit.guard import Guard
+from safety_kit.policy import Policy
+
+
+def parts(data: Path, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
+    """Each part of the benchmark by name; the model is loaded by the first that needs it."""
+    loaded: list[tuple[Gemma, Guard]] = []
+
+    def model() -> tuple[Gemma, Guard]:
+        if not loaded:
+            gemma = Gemma.load("embedded")
+            loaded.append((gemma, Guard(Policy.load("default"), gemma)))
+        return loaded[0]
+
+    few = 3 if quick else 15
+    most = 20 if quick else 300
+    return {
+        "text checks": lambda: guard_cost.text_checks(data, 1 if quick else 3),
+        "keywords": lambda: [guard_cost.keywords(few)],
+        "start": lambda: [guard_cost.cold_start(few)],
+        "pii": lambda: pii.figures(data),
+        "leaks": lambda: leaks.figures(quick),
+        "probes": lambda: guard_cost.probes(model()[0], few),
+        "generation": lambda: guarded_ratio(*model(), 3 if quick else 20)[0][:1],
+        "published": lambda: guard_quality.published(model()[1], data, most)[0],
+        "disguises": lambda: guard_quality.disguised(model()[1], data, 5 if quick else 40),
+        "replies": lambda: guard_quality.replies(*model(), 4 if quick else 100),
+    }
+
+
+def main() -> int:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=FOLDER, help="the folder of the published sets")
+    parser.add_argument("--quick", action="store_true", help="few repeats: to see that it runs, not for the record")
+    parser.add_argument("--fresh", action="store_true", help="forget the finished parts of a stopped run")
+    parser.add_argument("--only", nargs="+", help="these parts alone; nothing is written")
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        print(f"The published sets are not at {options.data}; name their folder with --data.", file=sys.stderr)
+        return 0
+    torch.set_num_threads(2)
+    kept = cache_dir() / "bench" / f"guard{'-quick' if options.quick else ''}.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    if options.fresh or options.only:
+        kept.unlink(missing_ok=True)
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+    done: dict[str, list[dict[str, Any]]] = dict(map(json.loads, lines))
+    figures: list[Figure] = []
+    for name, measure in parts(options.data, options.quick).items():
+        if options.only and name not in options.only:
+            continue
+        if name not in done:
+            done[name] = [asdict(one) for one in measure()]
+            with kept.open("a", encoding="utf-8") as log:
+                log.write(json.dumps([name, done[name]]) + "\n")
+        for one in (Figure(**fields) for fields in done[name]):
+            mark = {True: "met", False: "NOT MET", None: ""}[one.met]
+            print(f"{one.what}: {one.value:.3g} [{one.low:.3g}, {one.high:.3g}] {one.unit} {one.goal} {mark}")
+            figures.append(one)
+    if not options.quick and not options.only:
+        print(write("guard", figures))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,136 @@
+"""What guarding costs: text checks a text, probes a prompt, keywords by the thousand, the start of the command."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.result import Figure, figure
+from safety_kit.catalogue import COUNTRIES
+from safety_kit.gemma import Capture, Gemma
+from safety_kit.guard import Guard
+from safety_kit.policy import Policy
+from safety_kit.types import Message, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TEXT_CHECKS = f"""
+version: 1
+name: every-text-check
+checks:
+  words: {{type: patterns, keywords: [project bluebird, swordfish, forbidden word], regexes: ['\\bPRJ-\\d{{4}}\\b']}}
+  pii: {{type: pii, countries: [{", ".join(COUNTRIES)}]}}
+  secrets: {{type: secrets}}
+  urls: {{type: urls}}
+  invisible: {{type: invisible}}
+rules:
+  - {{category: words, action: block}}
+  - {{category: pii.*, action: redact}}
+  - {{category: secrets.*, action: redact}}
+  - {{category: urls.*, action: flag}}
+  - {{category: invisible.*, action: redact}}
+"""
+STORY = "The museum opens at nine and the guide waits near the old gate with a map of the town. "
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    begin = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - begin)
+
+
+def percentile(what: str, times: list[float], share: int, most: float | None = None) -> Figure:
+    """The 95th percentile or another of single times, with a bootstrap interval."""
+    sample, rng = np.array(times), np.random.default_rng(0)
+    drawn = np.percentile(rng.choice(sample, (1000, len(sample))), share, axis=1)
+    value = float(np.percentile(sample, share))
+    goal = f"at most {most:g}" if most is not None else ""
+    met = value <= most if most is not None else None
+    return Figure(what, value, *map(float, np.quantile(drawn, [0.025, 0.975])), "ms", goal, met)
+
+
+def joined(folder: Path, size: int = 500) -> list[str]:
+    """The texts of the PII set joined to pieces of about `size` characters."""
+    lines = (folder / "pii" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    pieces, piece = [], ""
+    for line in lines:
+        piece = f"{piece} {json.loads(line)['text']}".strip()
+        while len(piece) >= size:
+            pieces.append(piece[:size])
+            piece = piece[size:]
+    return pieces
+
+
+def text_checks(folder: Path, repeats: int) -> list[Figure]:
+    """All text checks over the PII set, one text at a time, warm."""
+    guard = Guard(Policy.parse(TEXT_CHECKS))
+    pieces = joined(folder)
+    for piece in pieces[:20]:
+        guard.check_text(piece)
+    best = [min(milliseconds(lambda t=piece: guard.check_text(t)) for _ in range(repeats)) for piece in pieces]
+    what = f"patterns, pii of all countries, secrets, urls and invisible text, {len(pieces)} texts of 500 characters"
+    return [figure(f"{what}: median", best, "ms", most=3), percentile(f"{what}: p95", best, 95, most=6)]
+
+
+def keywords(repeats: int) -> Figure:
+    """5,000 keywords over 100,000 characters."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(5, 12))) for _ in range(5000)]
+    listed = "\n".join(f"      - {word}" for word in words)
+    policy = (
+        "version: 1\nname: words\nviews: false\nchecks:\n  words:\n    type: patterns\n    keywords:\n"
+        f"{listed}\nrules:\n  - {{category: words, action: flag}}\n"
+    )
+    guard = Guard(Policy.parse(policy))
+    text = (STORY * 1200)[:100_000]
+    guard.check_text(text)
+    times = [milliseconds(lambda: guard.check_text(text)) for _ in range(repeats)]
+    return figure("5,000 keywords over 100,000 characters", times, "ms", most=10)
+
+
+def probes(gemma: Gemma, repeats: int) -> list[Figure]:
+    """All taught categories beside any upstream: a prompt of 100 tokens over a bare trunk forward, and by length."""
+    guard = Guard(Policy.load("default"), gemma)
+    assert guard.capture is not None
+    bare = Capture((max(guard.capture.blocks),))
+    content = gemma.vocabulary.content(STORY * 600)
+    text = (STORY * 600)[: content.offsets[100][0]]
+    tokens = [gemma.render([Message("user", text)]).tokens]
+    sample = [Sample(text)]
+    ratios = []
+    for _ in range(repeats + 1):
+        trunk = milliseconds(lambda: gemma.forward(tokens, bare))
+        ratios.append(milliseconds(lambda: guard.check(sample, "probe")) / trunk)
+    what = "all taught categories on a prompt of 100 tokens, over a bare trunk forward of the same depth"
+    figures = [figure(what, ratios[1:], "ratio", most=1.15)]
+    for length in (50, 500, 2000, 8000):
+        piece = [Sample((STORY * 600)[: content.offsets[length][0]])]
+        times = [milliseconds(lambda s=piece: guard.check(s)) for _ in range(repeats if length < 2000 else 5)]
+        name = f"full default policy on a text of {length} tokens"
+        figures += [figure(f"{name}: p50", times, "ms"), percentile(f"{name}: p95", times, 95)]
+    return figures
+
+
+def cold_start(repeats: int) -> Figure:
+    """`safety-kit check` with every text check, whole process."""
+    with tempfile.TemporaryDirectory() as folder:
+        policy = Path(folder) / "policy.yaml"
+        policy.write_text(TEXT_CHECKS, encoding="utf-8")
+        command = [sys.executable, "-m", "safety_kit", "check", "--policy", str(policy), "hello there"]
+
+        def run() -> None:
+            subprocess.run(command, check=True, capture_output=True)
+
+        run()
+        times = [milliseconds(run) / 1000 for _ in range(repeats)]
+    return figure("safety-kit check with every text check, whole process", times, "s", most=1)

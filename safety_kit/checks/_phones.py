@@ -1,0 +1,151 @@
+"""Phone numbers of many regions, as `phonenumbers` finds them region by region, in a fraction of the time.
+
+A region is tried only where one of the text's candidates could be a valid number of it: its digits, without a country
+code and national prefix, match a pattern of the region's kinds of number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import re2
+from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, Leniency, PhoneMetadata, PhoneNumberMatch, PhoneNumberMatcher
+
+# Other characters (an extension's mark, digits of another script) make a candidate one for every region.
+_PLAIN: Final = re.compile(r"[0-9 ()\[\]./\-\n\t]*")
+_ABROAD: Final = re.compile(r"[(\[]?\+([0-9 ()\[\]./\-\n\t]*)")
+_NOT_DIGIT: Final = re.compile(r"[^0-9]+")
+SHORTEST: Final = 7  # digits: shorter numbers are of a few places only, and look like any number
+_LONGEST: Final = 40  # digits; the longest numbers with all their prefixes have fewer
+_KINDS: Final = (
+    *("fixed_line", "mobile", "toll_free", "premium_rate", "shared_cost", "personal_number", "voip", "pager", "uan"),
+    "voicemail",
+)
+
+
+class Phones:
+    """The matchers of some regions."""
+
+    def __init__(self, regions: Sequence[str]) -> None:
+        self._regions = tuple(regions)
+        self._every = frozenset(range(len(self._regions)))
+        options = re2.Options()
+        options.log_errors = False
+        options.max_mem = 64 << 20
+        self._set = re2.Set.FullMatchSet(options)
+        for region in self._regions:
+            self._set.Add(_shape(region))
+        self._set.Add("(?s).*")
+        self._set.Compile()
+
+    def find(self, text: str) -> list[tuple[int, int]]:
+        """The spans of all numbers of at least `SHORTEST` digits, in order."""
+        every = _Candidates(text)
+        every.has_next()
+        regions: set[int] = set()
+        possible: dict[str, frozenset[int]] = {}
+        alike = False
+        for candidate in every.seen:
+            if _digits(candidate) < SHORTEST:
+                continue
+            if _names_its_country(candidate):
+                alike = True
+            else:
+                possible[candidate] = self._of(candidate)
+                regions |= possible[candidate]
+        # Where only numbers that name their country are found, all regions find the same: one speaks for them.
+        speaker = next((n for n in self._every if n not in regions), None)
+        if alike and speaker is not None:
+            regions.add(speaker)
+        return sorted(
+            {
+                (match.start, match.end)
+                for n in regions
+                for match in _Gated(text, self._regions[n], n, possible, self._of)
+                if _digits(match.raw_string) >= SHORTEST
+            }
+        )
+
+    def _of(self, candidate: str) -> frozenset[int]:
+        """Numbers of the regions in which this may be a valid number."""
+        if not _PLAIN.fullmatch(candidate):
+            return self._every
+        digits = _NOT_DIGIT.sub("", candidate)
+        if len(digits) > _LONGEST:
+            return frozenset()
+        found = self._set.Match(digits)  # the pattern behind the regions' matches all; without it RE2 gave up
+        return self._every if found is None else self._every.intersection(found)
+
+
+class _Candidates(PhoneNumberMatcher):  # type: ignore[misc]
+    """Notes all that a matcher would parse, in any region, as long as it finds nothing."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, "ZZ", Leniency.VALID)
+        self.seen: dict[str, None] = {}
+
+    def _parse_and_verify(self, candidate: str, offset: int) -> None:
+        self.seen[candidate] = None
+
+
+class _Gated(PhoneNumberMatcher):  # type: ignore[misc]
+    """The matcher of one region, which parses only what may be a number of it."""
+
+    def __init__(
+        self,
+        text: str,
+        region: str,
+        number: int,
+        possible: dict[str, frozenset[int]],
+        of: Callable[[str], frozenset[int]],
+    ) -> None:
+        super().__init__(text, region, Leniency.VALID)
+        self._number, self._possible, self._of = number, possible, of
+
+    def _parse_and_verify(self, candidate: str, offset: int) -> PhoneNumberMatch | None:
+        regions = self._possible.get(candidate)
+        if regions is None and not _names_its_country(candidate):
+            regions = self._possible[candidate] = self._of(candidate)
+        if regions is not None and self._number not in regions:
+            return None
+        found: PhoneNumberMatch | None = super()._parse_and_verify(candidate, offset)
+        return found
+
+
+def _digits(candidate: str) -> int:
+    return sum(map(str.isdecimal, candidate))
+
+
+def _names_its_country(candidate: str) -> bool:
+    """Whether the number is read the same in every region: a plus, and a country code that there is."""
+    if not (found := _ABROAD.fullmatch(candidate)):
+        return False
+    digits = _NOT_DIGIT.sub("", found[1])
+    return any(digits[:n].isdigit() and int(digits[:n]) in COUNTRY_CODE_TO_REGION_CODE for n in (1, 2, 3))
+
+
+def _shape(region: str) -> str:
+    """A pattern that the digits of each valid number of a region match, however it is dialled from there."""
+    metadata = _metadata(region)
+    code = metadata.country_code
+    kinds = {
+        pattern
+        for one in COUNTRY_CODE_TO_REGION_CODE[code]
+        for kind in _KINDS
+        if (pattern := _national(getattr(_metadata(one), kind)))
+    }
+    prefix = metadata.national_prefix_for_parsing or ""
+    # A transform rewrites what the prefix's pattern took, so nothing can be said of the digits after it.
+    prefix = rf"(?:{prefix})?" * 2 if not metadata.national_prefix_transform_rule else r"(?:\d{0,5})"
+    abroad = rf"(?:{metadata.international_prefix})\d*" if metadata.international_prefix else r"\d*"
+    return rf"{abroad}|(?:{code})?{prefix}(?:{'|'.join(sorted(kinds))})"
+
+
+def _metadata(region: str) -> Any:
+    return PhoneMetadata.metadata_for_region(region, None)
+
+
+def _national(description: Any) -> str | None:
+    return description.national_number_pattern if description is not None else None
