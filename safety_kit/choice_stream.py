@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from safety_kit.conversation import Kind
@@ -17,6 +17,7 @@ from safety_kit.wire import MEDIA_PARTS, ROLES, TEXT_PARTS
 
 if TYPE_CHECKING:
     from safety_kit.guard import Guard
+    from safety_kit.vault import Vault
 
 MAX_CHANNELS: Final = 16
 """Texts of one choice that may grow side by side."""
@@ -64,13 +65,15 @@ class _Call:
 class ChoiceStream:
     """The state of one choice. `verdict` is set once it is blocked; `done` once it has ended, in either way."""
 
-    def __init__(self, guard: Guard, index: int, prompt: str | None) -> None:
+    def __init__(self, guard: Guard, index: int, prompt: str | None, request_id: str, vault: Vault | None) -> None:
         self.index = index
         self.places: list[PlaceVerdict] = []
         self.verdict: Verdict | None = None
         self.done = False
         self._guard = guard
         self._prompt = prompt
+        self._request_id = request_id
+        self._vault = vault
         self._channels: dict[Path, StreamGuard] = {}
         self._calls: dict[int, _Call] = {}
         self._function: _Call | None = None
@@ -153,7 +156,9 @@ class ChoiceStream:
         if path not in self._channels:
             if len(self._channels) == MAX_CHANNELS:
                 raise ConversationError(f"A choice has more than {MAX_CHANNELS} texts.")
-            self._channels[path] = StreamGuard(self._guard, self._prompt, activations=False)
+            self._channels[path] = StreamGuard(
+                self._guard, self._prompt, activations=False, vault=self._vault, request_id=self._request_id
+            )
         if self.verdict is None:
             if not text:
                 _put(out, path, "")
@@ -218,7 +223,9 @@ class ChoiceStream:
             message |= {"rest": rest, "reasoning": "".join(texts)}  # their texts may be one, cut into pieces
         if not message:
             return
-        checked = check_reply(self._guard, {"choices": [{"message": message}]}, self._prompt)
+        checked = check_reply(
+            self._guard, {"choices": [{"message": message}]}, self._prompt, self._request_id, self._vault
+        )
         for place in checked.places:
             path = show(("choices", self.index, "delta")) + place.path.removeprefix("choices[0].message")
             self.places.append(PlaceVerdict(path, place.kind, place.role, place.verdict, self.index))
@@ -240,6 +247,7 @@ class ChoiceStream:
     def _note(self, path: Path, verdict: Verdict, kind: Kind | None = None) -> None:
         at = show(("choices", self.index, "delta", *path))
         kind = kind or _KINDS.get(str(path[-1]), "field")
+        verdict = replace(verdict, request_id=self._request_id)
         self.places.append(PlaceVerdict(at, kind, "assistant", verdict, self.index))
         if verdict.blocked and self.verdict is None:
             self.verdict = verdict

@@ -13,10 +13,11 @@ from safety_kit.joined import Joined, Piece, seams, windows
 from safety_kit.places import Path, Walker, rewritten, show
 from safety_kit.redact import Cut, merge
 from safety_kit.types import Action, Finding, Role, Sample, Stage, Verdict
-from safety_kit.verdict_cache import check_cached
+from safety_kit.verdict_cache import check_cached, writer
 
 if TYPE_CHECKING:
-    from safety_kit.guard import Guard
+    from safety_kit.guard import Guard, Which
+    from safety_kit.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,12 @@ class Examined:
         return next((p.verdict for p in self.places if p.choice == choice and p.verdict.blocked), None)
 
 
-def examine(guard: Guard, conversation: Conversation) -> Examined:
+def examine(guard: Guard, conversation: Conversation, request_id: str, vault: Vault | None = None) -> Examined:
     """Check every place: strings by themselves, then what is read together, then what a model reads.
 
     A later step reads what the earlier ones would pass on, and nothing of a choice, or of a request, that is blocked.
     """
-    return _Examiner(guard, conversation).run()
+    return _Examiner(guard, conversation, request_id, vault).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,11 @@ class _Reading:
 
 
 class _Examiner:
-    def __init__(self, guard: Guard, conversation: Conversation) -> None:
+    def __init__(self, guard: Guard, conversation: Conversation, request_id: str, vault: Vault | None) -> None:
         self.guard = guard
         self.conversation = conversation
+        self.vault = vault
+        self.request_id = request_id
         self.texts: dict[Path, str] = {}  # every string of the conversation, as redacted so far
         self.given: dict[Path, str] = {}
         self.at: dict[Path, int] = {}  # where in `places` the verdict on a unit of one string is
@@ -109,7 +112,11 @@ class _Examiner:
         self.out.edits = {path: text for path, text in self.texts.items() if text != self.given[path]}
         return self.out
 
+    def _check(self, samples: Sequence[Sample], which: Which) -> list[Verdict]:
+        return check_cached(self.guard, samples, which, self.request_id, self.vault)
+
     def _note(self, verdict: Verdict, path: Path, kind: Kind, role: Role, choice: int | None) -> None:
+        verdict = replace(verdict, request_id=self.request_id)
         self.out.places.append(PlaceVerdict(show(path), kind, role, verdict, choice))
         if verdict.blocked:
             self.blocked.add(choice)
@@ -130,7 +137,7 @@ class _Examiner:
     def _strings(self) -> None:
         units = self.conversation.units
         samples = [self._sample(u, text) for u in units for text in (*_raw(u), *(place.text for place in u.places))]
-        verdicts = iter(check_cached(self.guard, samples, "text"))
+        verdicts = iter(self._check(samples, "text"))
         for unit in units:
             if unit.raw is not None:
                 self._json(unit, next(verdicts), [next(verdicts) for _ in unit.places])
@@ -155,7 +162,7 @@ class _Examiner:
                 edits[place.path] = verdict.text
         if edits:
             text = json.dumps(rewritten(unit.document, edits), ensure_ascii=False)
-            (whole,) = check_cached(self.guard, [self._sample(unit, text)], "text")
+            (whole,) = self._check([self._sample(unit, text)], "text")
             whole = replace(whole, action=max(whole.action, Action.REDACT))
         if unit.kind == "arguments" and whole.action is Action.REDACT and not _is_json(whole.text or ""):
             whole = replace(whole, action=Action.BLOCK, text=None)  # it cannot be redacted and still be a call
@@ -194,7 +201,8 @@ class _Examiner:
     def _joined(self) -> None:
         readings = [reading for reading in self._together() if self._open(reading.choice)]
         cuts: dict[Path, list[Cut]] = {}
-        verdicts = check_cached(self.guard, [reading.sample for reading in readings], "text")
+        writers: dict[Path, Role | None] = {}
+        verdicts = self._check([reading.sample for reading in readings], "text")
         for reading, verdict in zip(readings, verdicts, strict=True):
             if verdict.action is Action.ALLOW:
                 continue
@@ -202,8 +210,9 @@ class _Examiner:
             for finding in verdict.findings:
                 for path, cut in reading.joined.cuts(self.guard.cuts(finding, reading.stage)):
                     cuts.setdefault(path, []).append(cut)
+                    writers[path] = writer(reading.sample)
         for path, own in cuts.items():
-            self.texts[path] = self.guard.redactor().apply(self.texts[path], merge(own))
+            self.texts[path] = self.guard.redactor(self.vault, writers[path]).apply(self.texts[path], merge(own))
 
     # --- what a model reads
 
@@ -222,7 +231,7 @@ class _Examiner:
                 samples.append(reading.sample)
                 filed.append((reading.path, reading.kind, reading.role, reading.choice))
         seen: set[Path] = set()
-        for (path, kind, role, choice), verdict in zip(filed, check_cached(self.guard, samples, "model"), strict=True):
+        for (path, kind, role, choice), verdict in zip(filed, self._check(samples, "model"), strict=True):
             number = self.at.get(path)
             if kind == "turns" or number is None or path in seen:
                 self._note(verdict, path, kind, role, choice)

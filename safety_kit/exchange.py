@@ -14,6 +14,7 @@ from safety_kit.wire import RECORDS
 
 if TYPE_CHECKING:
     from safety_kit.guard import Guard
+    from safety_kit.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +72,26 @@ class ResponseVerdict(Verdicts):
     response: dict[str, Any] = field(default_factory=dict)
 
 
-def check_request(guard: Guard, request: Any) -> RequestVerdict:
+def check_request(guard: Guard, request: Any, request_id: str, vault: Vault | None = None) -> RequestVerdict:
     """See `Guard.check_request`."""
-    examined = examine(guard, read_request(request))
+    examined = examine(guard, read_request(request), request_id, vault)
     verdict = RequestVerdict(tuple(examined.places), guard.digest)
     return verdict if verdict.blocked else replace(verdict, request=rewritten(request, examined.edits))
 
 
-def check_response(guard: Guard, response: Any, request: Any = None) -> ResponseVerdict:
+def check_response(
+    guard: Guard, response: Any, request: Any, request_id: str, vault: Vault | None = None
+) -> ResponseVerdict:
     """See `Guard.check_response`."""
-    return check_reply(guard, response, None if request is None else read_request(request).prompt)
+    prompt = None if request is None else read_request(request).prompt
+    return check_reply(guard, response, prompt, request_id, vault)
 
 
-def check_reply(guard: Guard, response: Any, prompt: str | None) -> ResponseVerdict:
+def check_reply(
+    guard: Guard, response: Any, prompt: str | None, request_id: str, vault: Vault | None = None
+) -> ResponseVerdict:
     """The same, with the text of the message that is answered."""
-    examined = examine(guard, read_response(response, prompt))
+    examined = examine(guard, read_response(response, prompt), request_id, vault)
     body = dict(rewritten(response, examined.edits))
     everywhere = examined.blocking(None)
     if everywhere is not None:

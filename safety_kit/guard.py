@@ -208,11 +208,15 @@ class Guard:
         """`check`, in a worker thread; a cancelled call's result is dropped, and the guard stays as it was."""
         return await asyncio.to_thread(self.check, samples, checks)
 
-    def check_request(self, request: Mapping[str, Any]) -> RequestVerdict:
+    def check_request(
+        self, request: Mapping[str, Any], *, vault: Vault | None = None, request_id: str | None = None
+    ) -> RequestVerdict:
         """Check every text of a chat completion's request; docs/guides/positions.md lists the places.
 
         Args:
             request: The body, as `json.loads` gives it.
+            vault: Of the conversation: pseudonyms are its placeholders.
+            request_id: Stands on every verdict; one is made without it.
 
         Returns:
             The verdicts by place, and the request that may be passed on.
@@ -220,14 +224,23 @@ class Guard:
         Raises:
             ConversationError: It is no chat completion request: where, and what belongs there.
         """
-        return exchange.check_request(self, request)
+        return exchange.check_request(self, request, request_id or new_request_id(), vault)
 
-    def check_response(self, response: Mapping[str, Any], request: Mapping[str, Any] | None = None) -> ResponseVerdict:
+    def check_response(
+        self,
+        response: Mapping[str, Any],
+        request: Mapping[str, Any] | None = None,
+        *,
+        vault: Vault | None = None,
+        request_id: str | None = None,
+    ) -> ResponseVerdict:
         """Check every text of a chat completion; `ResponseStream` does it for a streamed one.
 
         Args:
             response: The body, as `json.loads` gives it.
             request: What it answers.
+            vault: Of the conversation; what is passed on is not restored yet, which is the vault's `restore`'s part.
+            request_id: Stands on every verdict; one is made without it.
 
         Returns:
             The verdicts by place, and the response that may be passed on.
@@ -235,7 +248,7 @@ class Guard:
         Raises:
             ConversationError: It is no chat completion: where, and what belongs there.
         """
-        return exchange.check_response(self, response, request)
+        return exchange.check_response(self, response, request, request_id or new_request_id(), vault)
 
     @staticmethod
     def merge(first: Verdict, then: Verdict) -> Verdict:

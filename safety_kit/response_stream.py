@@ -10,6 +10,7 @@ from safety_kit.conversation import read_request
 from safety_kit.errors import ConversationError
 from safety_kit.examine import PlaceVerdict
 from safety_kit.exchange import Verdicts
+from safety_kit.guard import new_request_id
 from safety_kit.places import Path, Walker, is_identifier, rewritten, show
 from safety_kit.types import Action, CheckError, Sample, Stage, Verdict
 from safety_kit.verdict_cache import check_cached
@@ -17,6 +18,7 @@ from safety_kit.wire import RECORDS
 
 if TYPE_CHECKING:
     from safety_kit.guard import Guard
+    from safety_kit.vault import Vault
 
 MAX_CHOICES: Final = 128
 
@@ -33,18 +35,29 @@ class ResponseStream:
     the policy's message and the finish_reason ``content_filter``; the other choices go on.
     """
 
-    def __init__(self, guard: Guard, request: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        request: Mapping[str, Any] | None = None,
+        *,
+        vault: Vault | None = None,
+        request_id: str | None = None,
+    ) -> None:
         """Start a stream.
 
         Args:
             guard: What to hold the response against.
             request: What is answered.
+            vault: Of the conversation; what is released is not restored yet, which is the vault's `restorer`'s part.
+            request_id: Stands on every verdict; one is made without it.
 
         Raises:
             ConversationError: The request is none.
         """
         self._guard = guard
         self._prompt = read_request(request).prompt if request is not None else None
+        self._request_id = request_id or new_request_id()
+        self._vault = vault
         self._choices: dict[int, ChoiceStream] = {}
         self._places: list[PlaceVerdict] = []  # of the fields around the deltas
         self._head: dict[str, Any] = {}
@@ -72,7 +85,7 @@ class ResponseStream:
         except Exception:
             self._closed = True
             broken = CheckError("conversation", "a chunk could not be read")
-            verdict = Verdict(Stage.OUTPUT, Action.BLOCK, None, (), (broken,), {}, self._guard.digest)
+            verdict = Verdict(Stage.OUTPUT, Action.BLOCK, None, (), (broken,), {}, self._guard.digest, self._request_id)
             self._places.append(PlaceVerdict(show(()), "uncheckable", "assistant", verdict))
             raise
 
@@ -105,7 +118,7 @@ class ResponseStream:
         if index not in self._choices:
             if len(self._choices) == MAX_CHOICES:
                 raise ConversationError(f"A stream has more than {MAX_CHOICES} choices.")
-            self._choices[index] = ChoiceStream(self._guard, index, self._prompt)
+            self._choices[index] = ChoiceStream(self._guard, index, self._prompt, self._request_id, self._vault)
         return self._choices[index]
 
     def _one(self, given: Any) -> dict[str, Any] | None:
@@ -134,7 +147,9 @@ class ResponseStream:
         edits: dict[Path, str] = {}
         places = list(Walker().strings(strange, label=True))
         samples = [Sample(place.text, "assistant", Stage.OUTPUT, self._prompt) for place in places]
-        for place, verdict in zip(places, check_cached(self._guard, samples, "text"), strict=True):
+        for place, verdict in zip(
+            places, check_cached(self._guard, samples, "text", self._request_id, self._vault), strict=True
+        ):
             if verdict.action is not Action.ALLOW:
                 self._places.append(PlaceVerdict(show(place.path), "field", "assistant", verdict))
             if verdict.blocked:

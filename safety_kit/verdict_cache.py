@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from safety_kit.redact import merge
-from safety_kit.types import Sample, Verdict
+from safety_kit.types import Role, Sample, Stage, Verdict
 
 if TYPE_CHECKING:
     from safety_kit.guard import Guard, Which
+    from safety_kit.vault import Vault
 
 BATCH: Final = 64
 BATCH_CHARACTERS: Final = 32_000
@@ -60,10 +61,15 @@ class VerdictCache:
         if verdict.errors or len(verdict.findings) > MAX_FINDINGS:
             return
         with self._lock:
-            self._kept[key] = replace(verdict, text=None, timings={})
+            self._kept[key] = replace(verdict, text=None, timings={}, request_id="")
             self._kept.move_to_end(key)
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)
+
+
+def writer(sample: Sample) -> Role | None:
+    """Whose a value in this text is, for a vault; None: the reply's that is being checked."""
+    return sample.role if sample.stage is Stage.INPUT else None
 
 
 def batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
@@ -80,16 +86,23 @@ def batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
         yield batch
 
 
-def check_cached(guard: Guard, samples: Sequence[Sample], which: Which) -> list[Verdict]:
+def check_cached(
+    guard: Guard, samples: Sequence[Sample], which: Which, request_id: str, vault: Vault | None = None
+) -> list[Verdict]:
     """`Guard.check` for texts that may have been checked before; equal ones among them are checked once.
 
     Args:
         guard: Whose checks and cache.
         samples: Samples without a trace.
         which: Which checks; a kept verdict is of the same.
+        request_id: Stands on every verdict, kept or new.
+        vault: Of the conversation.
     """
+    if vault is not None:
+        for sample in samples:
+            vault.note(sample.text)
     if not samples or not any(guard.checks_at(stage, which) for stage in {sample.stage for sample in samples}):
-        return guard.check(samples, which)
+        return guard.check(samples, which, vault=vault, request_id=request_id)
     keys = [guard.cache.key(sample, which, guard.digest) for sample in samples]
     known: dict[bytes, Verdict] = {}
     new: dict[bytes, Sample] = {}
@@ -100,19 +113,23 @@ def check_cached(guard: Guard, samples: Sequence[Sample], which: Which) -> list[
                 new[key] = sample
             else:
                 known[key] = kept
-    fresh = (verdict for batch in batches(list(new.values())) for verdict in guard.check(batch, which))
+    fresh = (
+        verdict
+        for batch in batches(new.values())
+        for verdict in guard.check(batch, which, vault=vault, request_id=request_id)
+    )
     for key, verdict in zip(new, fresh, strict=True):
         known[key] = verdict
         guard.cache.put(key, verdict)
     return [
-        known[key] if known[key].text is not None else _with_text(guard, known[key], sample.text)
+        known[key] if key in new else _with_text(guard, replace(known[key], request_id=request_id), sample, vault)
         for key, sample in zip(keys, samples, strict=True)
     ]
 
 
-def _with_text(guard: Guard, verdict: Verdict, text: str) -> Verdict:
+def _with_text(guard: Guard, verdict: Verdict, sample: Sample, vault: Vault | None) -> Verdict:
     """A kept verdict with what may be passed on; redaction is done anew."""
     if verdict.blocked:
         return verdict
     cuts = merge(cut for finding in verdict.findings for cut in guard.cuts(finding, verdict.stage))
-    return replace(verdict, text=guard.redactor().apply(text, cuts))
+    return replace(verdict, text=guard.redactor(vault, writer(sample)).apply(sample.text, cuts))

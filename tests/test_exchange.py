@@ -24,6 +24,7 @@ from safety_kit.places import MAX_DEPTH
 from safety_kit.policy import Policy
 from safety_kit.response_stream import ResponseStream
 from safety_kit.types import Action, CheckError, Finding, Role, Sample, Stage, Verdict
+from safety_kit.vault import Vault
 from safety_kit.verdict_cache import VerdictCache
 
 TEXT = """
@@ -451,6 +452,32 @@ def test_a_kept_verdict_is_the_same(guard: Guard) -> None:
     first, again = (Guard.check_request(guard, request) for _ in range(2))
     assert first.request == again.request
     assert [place.verdict.findings for place in first.places] == [place.verdict.findings for place in again.places]
+
+
+def test_a_kept_verdict_has_the_id_of_its_request(guard: Guard) -> None:
+    for number in ("r1", "r2"):
+        verdict = guard.check_request(says(f"hello {MAIL}", "and more"), request_id=number)
+        assert {place.verdict.request_id for place in verdict.places} == {number}
+    first, then = (guard.check_request(says("hello")).places[0].verdict.request_id for _ in range(2))
+    assert first
+    assert first != then
+
+
+def test_a_vault_gives_one_placeholder_a_value_and_takes_it_back() -> None:
+    guard = Guard(
+        Policy.parse(TEXT.replace("pii.email, action: redact", "pii.email, action: redact, form: pseudonymise"))
+    )
+    vault = Vault()
+    request = says(f"I am {MAIL}", f"now write to {MAIL}")
+    texts = [guard.check_request(request, vault=vault).request["messages"][at]["content"] for at in (0, 2)]  # type: ignore[index]
+    assert texts[0].split()[-1] == texts[1].split()[-1]
+    assert [vault.restore(text) for text in texts] == [f"I am {MAIL}", f"now write to {MAIL}"]
+    other = guard.check_request(request, vault=Vault()).request
+    assert other is not None
+    assert other["messages"][0]["content"] != texts[0]
+    stream = ResponseStream(guard, request, vault=vault)
+    deltas = [{"index": 0, "delta": {"content": f"sent to {MAIL}"}, "finish_reason": "stop"}]
+    assert stream.feed({"choices": deltas})[0]["choices"][0]["delta"]["content"].split()[-1] == texts[0].split()[-1]
 
 
 def test_no_text_is_kept(guard: Guard) -> None:

@@ -409,6 +409,8 @@ def add(message: dict[str, Any], delta: dict[str, Any]) -> None:
             add(message.setdefault(key, {}), value)
         elif isinstance(value, str) and key != "role":
             message[key] = message.get(key, "") + value
+        elif isinstance(value, list):
+            message.setdefault(key, []).extend(value)
         else:
             message[key] = value
 
@@ -416,8 +418,10 @@ def add(message: dict[str, Any], delta: dict[str, Any]) -> None:
 @named(STREAM)
 def test_a_stream_ends_at_a_word_anywhere(guard: Guard, position: Position) -> None:
     calm, _ = drain(guard, chunks(position.build("a green walrus")))
-    if position.path:
-        assert "green walrus" in text_of(calm[1], position.path)
+    said = (
+        text_of(calm[1], position.path) if position.path else "".join(d["text"] for d in calm[1]["reasoning_details"])
+    )
+    assert "green walrus" in said
     whole, reasons = drain(guard, chunks(position.build(WORD)))
     assert whole[0]["content"] == "all calm"
     assert reasons == {0: ["stop"], 1: ["content_filter"]}
@@ -430,7 +434,9 @@ def test_a_stream_is_redacted_in_place(guard: Guard, position: Position) -> None
     whole, reasons = drain(guard, chunks(position.build(f"to {MAIL} now"), "length"))
     assert reasons == {0: ["stop"], 1: ["length"]}
     assert MAIL not in json.dumps(whole[1])
-    if position.path:
+    if not position.path:  # withheld, however the address was cut
+        assert set(whole[1]) == {"role", "content"}
+    else:
         text = text_of(whole[1], position.path)
         assert text in ("to [EMAIL] now", '{"q": "to [EMAIL] now"}')
 
