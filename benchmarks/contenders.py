@@ -167,7 +167,7 @@ class SetFit:
     """SetFit (Tunstall et al. 2022) on the same MiniLM, its defaults: one epoch of contrastive pairs, then LR."""
 
     name: str = "SetFit (MiniLM)"
-    draws: int = 2
+    draws: int = 1
     sizes: tuple[int | str, ...] | None = (32,)
 
     def teach(self, examples: Split, question: str) -> None:
