@@ -74,8 +74,8 @@ def joined(rows: Iterable[Row], length: int = 500) -> list[str]:
 def ours(countries: Sequence[str] | None = None) -> Callable[[str], list[Found]]:
     """This kit's check: all countries by default."""
     from safety_kit.catalogue import COUNTRIES, pii_categories
+    from safety_kit.check_options import PiiOptions
     from safety_kit.checks.pii import PiiCheck
-    from safety_kit.policy_schema import PiiOptions
     from safety_kit.types import Sample
 
     chosen = tuple(countries or COUNTRIES)

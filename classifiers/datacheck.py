@@ -17,8 +17,8 @@ from tqdm import tqdm
 from classifiers.relations import Relations, relate
 from classifiers.rows import Row, Rows, count, sha256
 from safety_kit.catalogue import PII
+from safety_kit.check_options import PiiOptions
 from safety_kit.checks.base import build
-from safety_kit.policy_schema import PiiOptions
 from safety_kit.types import Sample
 
 if TYPE_CHECKING:

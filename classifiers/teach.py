@@ -11,9 +11,9 @@ import numpy as np
 from classifiers.data import read_examples
 from classifiers.features import causal_readings, middle_blocks
 from classifiers.fit import SafetyClassifier
+from safety_kit.check_options import ProbeOptions
 from safety_kit.data import classifiers_dir, data_dir
 from safety_kit.errors import UserError
-from safety_kit.policy_schema import ProbeOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Options of checks: the base of all, that of what an installed package brings, and those of the newer text checks."""
+"""Options of checks, as a policy states them: the base of all, the kit's own, and that of what a package brings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from safety_kit.catalogue import LANGUAGES
+from safety_kit.catalogue import COUNTRIES, LANGUAGES
 
 
 class Strict(BaseModel):
@@ -37,6 +37,94 @@ class InstalledOptions(Options):
     """Base of the options of a check that another package brings; `type` is to be a `Literal` of the type's name."""
 
     type: str
+
+
+class ProbeOptions(Options):
+    """A taught category: reads the model's activations.
+
+    `artifact` is a bare name (the kit's own classifier for the model in use) or, with a slash or a dot, a folder
+    relative to the policy file.
+    """
+
+    type: Literal["probe"]
+    timeout_ms: Timeout = MODEL_TIMEOUT_MS
+    artifact: str = Field(min_length=1)
+
+    @property
+    def is_folder(self) -> bool:
+        return "/" in self.artifact or "." in self.artifact or "\\" in self.artifact
+
+
+class PatternsOptions(Options):
+    """Keywords and linear-time regular expressions (RE2 syntax).
+
+    A regex match longer than `max_length` characters may be found in parts. With ``unbounded`` it is found whole, and
+    a reply is withheld to its end.
+    """
+
+    exact_spans: ClassVar[bool] = True
+
+    type: Literal["patterns"]
+    category: str | None = None
+    keywords: tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...] = ()
+    regexes: tuple[str, ...] = ()
+    ignore_case: bool = True
+    whole_words: bool = True
+    max_length: Annotated[int, Field(ge=16, le=4096)] | Literal["unbounded"] = 128
+
+    @field_validator("regexes")
+    @classmethod
+    def _compile(cls, regexes: tuple[str, ...]) -> tuple[str, ...]:
+        import re2
+
+        quiet = re2.Options()
+        quiet.log_errors = False
+        for number, regex in enumerate(regexes):
+            try:
+                empty = re2.compile(regex, quiet).search("") is not None
+            except (re2.error, UnicodeEncodeError) as error:
+                raise ValueError(f"number {number} does not compile as RE2 (which has no look-around)") from error
+            if empty:
+                raise ValueError(f"number {number} matches the empty string; make it match at least one character")
+        return regexes
+
+    @model_validator(mode="after")
+    def _something(self) -> PatternsOptions:
+        if not self.keywords and not self.regexes:
+            raise ValueError("name at least one keyword or regex")
+        return self
+
+
+class PiiOptions(Options):
+    """Personal data: e-mail, phone, card, IBAN, IP …, and the identity numbers of the countries named."""
+
+    exact_spans: ClassVar[bool] = True
+
+    type: Literal["pii"]
+    countries: tuple[Literal[tuple(COUNTRIES)], ...] = ("us", "uk")  # type: ignore[valid-type]
+
+
+class SecretsOptions(Options):
+    """API keys, tokens, private keys."""
+
+    exact_spans: ClassVar[bool] = True
+
+    type: Literal["secrets"]
+
+
+class JudgeOptions(Options):
+    """A Gemma that is asked whether a text violates a guideline, and says how probable Yes is.
+
+    `model` is a hub id or a folder, perhaps beside the policy file; without it the guard's own model is asked.
+    `evidence` is a file relative to the policy file, written by `safety-kit judge`; blocking needs it.
+    """
+
+    type: Literal["judge"]
+    timeout_ms: Timeout = MODEL_TIMEOUT_MS
+    guideline: str = Field(pattern=r"\S", max_length=4000)
+    category: str | None = Field(default=None, min_length=1)
+    model: str | None = Field(default=None, min_length=1)
+    evidence: str | None = Field(default=None, min_length=1)
 
 
 _HOST = re.compile(r"[^\s/\\:@?#%*\[\]]{1,253}|\[?[0-9a-f:.]{2,45}\]?", re.IGNORECASE)

@@ -11,27 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
-from safety_kit import exchange
-from safety_kit.check_options import DEFAULT_TIMEOUT_MS
+from safety_kit.chat import exchange
+from safety_kit.chat.verdict_cache import VerdictCache, batches
+from safety_kit.check_options import DEFAULT_TIMEOUT_MS, JudgeOptions, ProbeOptions
 from safety_kit.checks.base import Check, TextCheck, build
 from safety_kit.checks.disguise import with_views, worst
 from safety_kit.errors import CheckTimeout, PolicyError, SafetyKitError
 from safety_kit.policy import DEFAULT_MESSAGE, Policy
-from safety_kit.policy_schema import (
-    JudgeOptions,
-    ProbeOptions,
-    check_rule,
-    covers,
-    given_by,
-)
+from safety_kit.policy_schema import check_rule, covers, given_by
 from safety_kit.redact import Cut, Redactor, cuts_of, merge
 from safety_kit.timeouts import Timeouts
 from safety_kit.types import Action, CheckError, Finding, Role, Sample, ScoreKind, Stage, Verdict
-from safety_kit.verdict_cache import VerdictCache, batches
 
 if TYPE_CHECKING:
+    from safety_kit.chat.exchange import RequestVerdict, ResponseVerdict
     from safety_kit.checks.probe import ProbeCheck
-    from safety_kit.exchange import RequestVerdict, ResponseVerdict
     from safety_kit.gemma.trace import Capture
     from safety_kit.golden import Tracer
     from safety_kit.vault import Vault

@@ -9,20 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from safety_kit.check_options import JsonOptions, JudgeOptions, PatternsOptions
 from safety_kit.contradictions import never_decides, refuse_contradictions
 from safety_kit.data import policy_names, shipped_policy
 from safety_kit.errors import PolicyError
-from safety_kit.policy_schema import (
-    CheckOptions,
-    JsonOptions,
-    JudgeOptions,
-    PatternsOptions,
-    PolicyFile,
-    RuleOptions,
-    covers,
-    given_by,
-    read,
-)
+from safety_kit.policy_schema import CheckOptions, PolicyFile, RuleOptions, covers, given_by, read
 from safety_kit.types import Action, Finding, Stage
 
 FormKind: TypeAlias = Literal["mask", "hash", "pseudonymise", "replace"]

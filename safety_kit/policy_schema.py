@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import (
@@ -12,12 +12,10 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
-    field_validator,
     model_validator,
 )
 
 from safety_kit.catalogue import (
-    COUNTRIES,
     invisible_categories,
     language_categories,
     pii_categories,
@@ -25,17 +23,19 @@ from safety_kit.catalogue import (
     url_categories,
 )
 from safety_kit.check_options import (
-    MODEL_TIMEOUT_MS,
     InstalledOptions,
     InvisibleOptions,
     JsonOptions,
+    JudgeOptions,
     LanguageOptions,
     LeakOptions,
     LengthOptions,
-    Options,
+    PatternsOptions,
+    PiiOptions,
+    ProbeOptions,
     RefusalOptions,
+    SecretsOptions,
     Strict,
-    Timeout,
     ToolsOptions,
     UrlsOptions,
 )
@@ -43,94 +43,6 @@ from safety_kit.errors import PolicyError
 from safety_kit.plugins import installed, plugin
 
 Probability = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
-
-
-class ProbeOptions(Options):
-    """A taught category: reads the model's activations.
-
-    `artifact` is a bare name (the kit's own classifier for the model in use) or, with a slash or a dot, a folder
-    relative to the policy file.
-    """
-
-    type: Literal["probe"]
-    timeout_ms: Timeout = MODEL_TIMEOUT_MS
-    artifact: str = Field(min_length=1)
-
-    @property
-    def is_folder(self) -> bool:
-        return "/" in self.artifact or "." in self.artifact or "\\" in self.artifact
-
-
-class PatternsOptions(Options):
-    """Keywords and linear-time regular expressions (RE2 syntax).
-
-    A regex match longer than `max_length` characters may be found in parts. With ``unbounded`` it is found whole, and
-    a reply is withheld to its end.
-    """
-
-    exact_spans: ClassVar[bool] = True
-
-    type: Literal["patterns"]
-    category: str | None = None
-    keywords: tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...] = ()
-    regexes: tuple[str, ...] = ()
-    ignore_case: bool = True
-    whole_words: bool = True
-    max_length: Annotated[int, Field(ge=16, le=4096)] | Literal["unbounded"] = 128
-
-    @field_validator("regexes")
-    @classmethod
-    def _compile(cls, regexes: tuple[str, ...]) -> tuple[str, ...]:
-        import re2
-
-        quiet = re2.Options()
-        quiet.log_errors = False
-        for number, regex in enumerate(regexes):
-            try:
-                empty = re2.compile(regex, quiet).search("") is not None
-            except (re2.error, UnicodeEncodeError) as error:
-                raise ValueError(f"number {number} does not compile as RE2 (which has no look-around)") from error
-            if empty:
-                raise ValueError(f"number {number} matches the empty string; make it match at least one character")
-        return regexes
-
-    @model_validator(mode="after")
-    def _something(self) -> PatternsOptions:
-        if not self.keywords and not self.regexes:
-            raise ValueError("name at least one keyword or regex")
-        return self
-
-
-class PiiOptions(Options):
-    """Personal data: e-mail, phone, card, IBAN, IP …, and the identity numbers of the countries named."""
-
-    exact_spans: ClassVar[bool] = True
-
-    type: Literal["pii"]
-    countries: tuple[Literal[tuple(COUNTRIES)], ...] = ("us", "uk")  # type: ignore[valid-type]
-
-
-class SecretsOptions(Options):
-    """API keys, tokens, private keys."""
-
-    exact_spans: ClassVar[bool] = True
-
-    type: Literal["secrets"]
-
-
-class JudgeOptions(Options):
-    """A Gemma that is asked whether a text violates a guideline, and says how probable Yes is.
-
-    `model` is a hub id or a folder, perhaps beside the policy file; without it the guard's own model is asked.
-    `evidence` is a file relative to the policy file, written by `safety-kit judge`; blocking needs it.
-    """
-
-    type: Literal["judge"]
-    timeout_ms: Timeout = MODEL_TIMEOUT_MS
-    guideline: str = Field(pattern=r"\S", max_length=4000)
-    category: str | None = Field(default=None, min_length=1)
-    model: str | None = Field(default=None, min_length=1)
-    evidence: str | None = Field(default=None, min_length=1)
 
 
 _BuiltIn: TypeAlias = (

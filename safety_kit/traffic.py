@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from safety_kit.budget import Tail, budget_for, joint_thresholds, unsupported
+from safety_kit.check_options import ProbeOptions
 from safety_kit.checks.probe import ProbeCheck
 from safety_kit.errors import DataError
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
-from safety_kit.policy_schema import ProbeOptions
 from safety_kit.thresholds import Blocked, Calibrated, joint_categories
 from safety_kit.types import Action, Sample, Stage
 

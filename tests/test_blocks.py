@@ -12,10 +12,10 @@ from cli_helpers import app, runner
 from guard_helpers import KEY, MAIL, FakeGemma, make_artifact
 from test_guard import TEXT_POLICY, say, with_check
 
+from safety_kit.check_options import JudgeOptions, PatternsOptions, PiiOptions, ProbeOptions, SecretsOptions
 from safety_kit.errors import PolicyError
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
-from safety_kit.policy_schema import JudgeOptions, PatternsOptions, PiiOptions, ProbeOptions, SecretsOptions
 from safety_kit.stream import StreamGuard
 from safety_kit.types import Action, CheckError, Sample, Stage, Verdict
 from safety_kit.vault import Vault

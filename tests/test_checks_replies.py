@@ -10,6 +10,7 @@ from guard_helpers import chunk, cuts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from safety_kit.check_options import JsonOptions, LeakOptions, ToolsOptions
 from safety_kit.checks.base import WHOLE, Delta, started
 from safety_kit.checks.json_schema import JsonCheck
 from safety_kit.checks.leak import LeakCheck, canary
@@ -18,7 +19,6 @@ from safety_kit.checks.tools import ToolsCheck
 from safety_kit.errors import PolicyError
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy, withholds
-from safety_kit.policy_schema import JsonOptions, LeakOptions, ToolsOptions
 from safety_kit.stream import StreamGuard
 from safety_kit.types import Finding, Sample, Stage
 

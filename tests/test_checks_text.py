@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from safety_kit.catalogue import pii_categories, secret_categories
+from safety_kit.check_options import PatternsOptions, PiiOptions
 from safety_kit.checks.base import Delta, TextCheck
 from safety_kit.checks.patterns import PatternsCheck, fold
 from safety_kit.checks.pii import PiiCheck
 from safety_kit.checks.secrets import SecretsCheck
-from safety_kit.policy_schema import PatternsOptions, PiiOptions
 from safety_kit.types import Sample
 
 COUNTRIES = ("us", "uk", "de", "es", "it")

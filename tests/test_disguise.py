@@ -13,6 +13,7 @@ from test_views import ORDINARY
 
 from benchmarks.disguises import DISGUISES, ONCE
 from safety_kit.catalogue import pii_categories, secret_categories
+from safety_kit.check_options import PatternsOptions, PiiOptions
 from safety_kit.checks.base import Delta, TextCheck
 from safety_kit.checks.disguise import through_views
 from safety_kit.checks.patterns import PatternsCheck
@@ -21,7 +22,6 @@ from safety_kit.checks.secrets import SecretsCheck
 from safety_kit.checks.windows import Hit
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
-from safety_kit.policy_schema import PatternsOptions, PiiOptions
 from safety_kit.stream import StreamGuard
 from safety_kit.types import Finding, Sample
 

@@ -14,18 +14,18 @@ from guard_helpers import CARD, MAIL, FakeGemma, make_artifact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safety_kit import verdict_cache
+from safety_kit.chat import verdict_cache
+from safety_kit.chat.conversation import read_request
+from safety_kit.chat.joined import REACH, STEP, Piece, seams, windows
+from safety_kit.chat.places import MAX_DEPTH
+from safety_kit.chat.response_stream import ResponseStream
+from safety_kit.chat.verdict_cache import VerdictCache
 from safety_kit.checks.base import Delta, TextCheck
-from safety_kit.conversation import read_request
 from safety_kit.errors import ConversationError, PolicyError
 from safety_kit.guard import Guard
-from safety_kit.joined import REACH, STEP, Piece, seams, windows
-from safety_kit.places import MAX_DEPTH
 from safety_kit.policy import Policy
-from safety_kit.response_stream import ResponseStream
 from safety_kit.types import Action, CheckError, Finding, Role, Sample, Stage, Verdict
 from safety_kit.vault import Vault
-from safety_kit.verdict_cache import VerdictCache
 
 TEXT = """
 version: 1
@@ -136,7 +136,7 @@ def test_deep_nesting_is_refused_and_shallow_is_searched(guard: Guard) -> None:
 
 
 def test_shared_values_cannot_multiply(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safety_kit.places.MAX_NODES", 10_000)
+    monkeypatch.setattr("safety_kit.chat.places.MAX_NODES", 10_000)
     bomb: list[Any] = ["x"]
     for _ in range(40):
         bomb = [bomb, bomb]

@@ -16,9 +16,9 @@ import pytest
 from guard_helpers import MAIL, FakeGemma, chunk, cuts, make_artifact
 from hypothesis import given, settings
 
+from safety_kit.chat.response_stream import ResponseStream
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
-from safety_kit.response_stream import ResponseStream
 from safety_kit.types import Action
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,13 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from safety_kit.catalogue import COUNTRIES, PII
+from safety_kit.check_options import PiiOptions
 from safety_kit.checks._gate import Gate, loosened, skeleton
 from safety_kit.checks._phones import SHORTEST, Phones
 from safety_kit.checks._presidio import recognizer_class
 from safety_kit.checks._recognizers import Recognizers
 from safety_kit.checks.pii import PiiCheck
 from safety_kit.checks.windows import Hit
-from safety_kit.policy_schema import PiiOptions
 from safety_kit.types import Sample
 
 REGIONS = tuple(region for _, region in COUNTRIES.values())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
 from safety_kit.catalogue import COUNTRIES, pii_categories, secret_categories
+from safety_kit.check_options import PatternsOptions, PiiOptions
 from safety_kit.checks.base import Delta, TextCheck
 from safety_kit.checks.patterns import PatternsCheck
 from safety_kit.checks.pii import PiiCheck
@@ -20,7 +21,6 @@ from safety_kit.checks.prefix import open_from
 from safety_kit.checks.runs import DISGUISE, Held, Runs
 from safety_kit.checks.secrets import SecretsCheck
 from safety_kit.checks.windows import Hit
-from safety_kit.policy_schema import PatternsOptions, PiiOptions
 from safety_kit.types import Sample
 
 SOME = ("us", "uk", "de", "es", "it")

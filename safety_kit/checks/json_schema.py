@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from safety_kit.check_options import JsonOptions
 from safety_kit.checks.base import WHOLE, Delta, Lookahead, StepResult, TextCheck
-from safety_kit.policy_schema import JsonOptions
 from safety_kit.schemas import Fault, Schema, parse
 from safety_kit.types import Finding
 

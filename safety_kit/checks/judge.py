@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from safety_kit.check_options import JudgeOptions
 from safety_kit.checks.base import WHOLE, Delta, Lookahead, StepResult
 from safety_kit.errors import PolicyError
 from safety_kit.evidence import BLOCKS_ABOVE, Evidence, Guideline, read_evidence
 from safety_kit.policy import Policy
-from safety_kit.policy_schema import JudgeOptions, covers
+from safety_kit.policy_schema import covers
 from safety_kit.types import Action, Finding, Sample, Stage
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import re2
 
+from safety_kit.check_options import LeakOptions
 from safety_kit.checks.base import Delta, Lookahead, StepResult, TextCheck, utf8_safe
-from safety_kit.policy_schema import LeakOptions
 from safety_kit.types import Finding, Sample, Span
 
 _LONGEST_WORD: Final = 32  # characters; longer runs are read in parts, so that a stream waits for no more

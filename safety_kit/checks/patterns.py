@@ -11,12 +11,12 @@ from typing import Any
 import ahocorasick_rs
 import re2
 
+from safety_kit.check_options import PatternsOptions
 from safety_kit.checks.base import WHOLE, Delta, Lookahead, StepResult, TextCheck, utf8_safe
 from safety_kit.checks.disguise import through_views
 from safety_kit.checks.prefix import open_from
 from safety_kit.checks.runs import DISGUISE, Held, Runs
 from safety_kit.checks.windows import Hit, Seen, Windows
-from safety_kit.policy_schema import PatternsOptions
 from safety_kit.types import Finding
 
 _MARK = re.compile(

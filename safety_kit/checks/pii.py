@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 from safety_kit.catalogue import COUNTRIES, PII
+from safety_kit.check_options import PiiOptions
 from safety_kit.checks._recognizers import CONTEXT_AFTER, CONTEXT_BEFORE, Recognizers
 from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
 from safety_kit.checks.disguise import through_views
 from safety_kit.checks.runs import DISGUISE, Held, Runs
 from safety_kit.checks.windows import Hit
-from safety_kit.policy_schema import PiiOptions
 from safety_kit.types import Finding
 
 _MARK = re.compile(rf"[\d@]|::|{DISGUISE}")

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import re2
 
+from safety_kit.check_options import RefusalOptions
 from safety_kit.checks.base import Delta, Lookahead, StepResult, TextCheck, utf8_safe
-from safety_kit.policy_schema import RefusalOptions
 from safety_kit.types import Finding
 
 READ: Final = 200

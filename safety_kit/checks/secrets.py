@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from safety_kit.catalogue import SECRETS
+from safety_kit.check_options import SecretsOptions
 from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
 from safety_kit.checks.disguise import through_views
 from safety_kit.checks.prefix import open_from
 from safety_kit.checks.runs import DISGUISE, Held, Runs
 from safety_kit.checks.windows import Hit
-from safety_kit.policy_schema import SecretsOptions
 from safety_kit.types import Finding, Span
 
 _OWN = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from safety_kit.check_options import ToolsOptions
 from safety_kit.checks.base import Delta, Lookahead, StepResult, TextCheck
 from safety_kit.checks.json_schema import joined
-from safety_kit.policy_schema import ToolsOptions
 from safety_kit.schemas import Fault, Schema, parse
 from safety_kit.types import Finding, Sample
 

@@ -39,7 +39,7 @@ def load(model: str, revision: str | None, device: str, dtype: str) -> Gemma:
 
 def gemma_for(policies: Sequence[Policy], model: str, revision: str | None, device: str, dtype: str) -> Gemma | None:
     """The Gemma that guards of these policies read; None where none has probes, or judges that name no other."""
-    from safety_kit.policy_schema import JudgeOptions, ProbeOptions
+    from safety_kit.check_options import JudgeOptions, ProbeOptions
 
     read = any(
         isinstance(options, ProbeOptions) or (isinstance(options, JudgeOptions) and options.model is None)

@@ -52,8 +52,8 @@ def validate(
     """
     from dataclasses import asdict
 
+    from safety_kit.check_options import JudgeOptions
     from safety_kit.policy import Policy, withholds
-    from safety_kit.policy_schema import JudgeOptions
 
     read = Policy.load(policy)
     if any(isinstance(options, JudgeOptions) for options in read.checks.values()):
@@ -181,8 +181,8 @@ app.command()(policy_examples.new)
 def _classifiers(policy: Policy) -> dict[str, Artifact]:
     """The policy's classifiers by check; of the kit's own those of the embedded Gemma, where it has one."""
     from safety_kit import artifacts
+    from safety_kit.check_options import ProbeOptions
     from safety_kit.data import classifiers_dir
-    from safety_kit.policy_schema import ProbeOptions
 
     loaded = {}
     for name, options in policy.checks.items():
@@ -261,15 +261,18 @@ def _show(policy: Policy) -> None:
 
 
 def _looks_for(name: str, options: CheckOptions) -> str:
-    from safety_kit.check_options import JsonOptions, LeakOptions, RefusalOptions, ToolsOptions
-    from safety_kit.policy_schema import (
+    from safety_kit.check_options import (
+        JsonOptions,
         JudgeOptions,
+        LeakOptions,
         PatternsOptions,
         PiiOptions,
         ProbeOptions,
+        RefusalOptions,
         SecretsOptions,
-        given_by,
+        ToolsOptions,
     )
+    from safety_kit.policy_schema import given_by
 
     match options:
         case ProbeOptions():

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safety_kit.exchange import Verdicts
+from safety_kit.chat.exchange import Verdicts
+from safety_kit.chat.response_stream import ResponseStream
 from safety_kit.guard import Guard
-from safety_kit.response_stream import ResponseStream
 from safety_kit.types import Verdict
 
 

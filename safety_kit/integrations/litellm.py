@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, cast
 
+from safety_kit.check_options import JudgeOptions, ProbeOptions
 from safety_kit.errors import MissingExtra, UserError
 from safety_kit.guard import Guard
 from safety_kit.integrations import OnBlock
 from safety_kit.integrations._chat import Checked, ReplyStream, check_request, check_response
 from safety_kit.policy import Policy
-from safety_kit.policy_schema import JudgeOptions, ProbeOptions
 
 try:
     from litellm.exceptions import GuardrailRaisedException, ModifyResponseException

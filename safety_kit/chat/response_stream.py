@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from safety_kit.choice_stream import ChoiceStream
-from safety_kit.conversation import read_request
+from safety_kit.chat.choice_stream import ChoiceStream
+from safety_kit.chat.conversation import read_request
+from safety_kit.chat.examine import PlaceVerdict
+from safety_kit.chat.exchange import Verdicts
+from safety_kit.chat.places import Path, Walker, is_identifier, rewritten, show
+from safety_kit.chat.verdict_cache import check_cached
+from safety_kit.chat.wire import RECORDS
 from safety_kit.errors import ConversationError
-from safety_kit.examine import PlaceVerdict
-from safety_kit.exchange import Verdicts
 from safety_kit.guard import new_request_id
-from safety_kit.places import Path, Walker, is_identifier, rewritten, show
 from safety_kit.types import Action, CheckError, Sample, Stage, Verdict
-from safety_kit.verdict_cache import check_cached
-from safety_kit.wire import RECORDS
 
 if TYPE_CHECKING:
     from safety_kit.guard import Guard

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from safety_kit.conversation import Kind
+from safety_kit.chat.conversation import Kind
+from safety_kit.chat.examine import PlaceVerdict, uncheckable
+from safety_kit.chat.exchange import check_reply
+from safety_kit.chat.places import Path, Walker, is_identifier, show
+from safety_kit.chat.wire import MEDIA_PARTS, ROLES, TEXT_PARTS
 from safety_kit.errors import ConversationError
-from safety_kit.examine import PlaceVerdict, uncheckable
-from safety_kit.exchange import check_reply
-from safety_kit.places import Path, Walker, is_identifier, show
 from safety_kit.stream import Released, StreamGuard
 from safety_kit.types import Stage, Verdict
-from safety_kit.wire import MEDIA_PARTS, ROLES, TEXT_PARTS
 
 if TYPE_CHECKING:
     from safety_kit.guard import Guard

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from safety_kit.places import Path
+from safety_kit.chat.places import Path
 from safety_kit.policy import Form
 from safety_kit.redact import Cut
 

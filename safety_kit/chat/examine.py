@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from safety_kit.conversation import Conversation, Kind, Unit, parse
+from safety_kit.chat.conversation import Conversation, Kind, Unit, parse
+from safety_kit.chat.joined import Joined, Piece, seams, windows
+from safety_kit.chat.places import Path, Walker, rewritten, show
+from safety_kit.chat.verdict_cache import check_cached, writer
 from safety_kit.errors import ConversationError
-from safety_kit.joined import Joined, Piece, seams, windows
-from safety_kit.places import Path, Walker, rewritten, show
 from safety_kit.redact import Cut, merge
 from safety_kit.types import Action, Finding, Role, Sample, Stage, Verdict
-from safety_kit.verdict_cache import check_cached, writer
 
 if TYPE_CHECKING:
     from safety_kit.guard import Guard, Which

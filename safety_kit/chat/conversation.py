@@ -11,10 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from safety_kit.errors import ConversationError
-from safety_kit.places import Key, Path, Place, Walker, is_identifier, show
-from safety_kit.types import Role, Stage
-from safety_kit.wire import (
+from safety_kit.chat.places import Key, Path, Place, Walker, is_identifier, show
+from safety_kit.chat.wire import (
     MEDIA_PARTS,
     MESSAGE_FIELDS,
     PAYLOADS,
@@ -24,6 +22,8 @@ from safety_kit.wire import (
     SETTINGS,
     TEXT_PARTS,
 )
+from safety_kit.errors import ConversationError
+from safety_kit.types import Role, Stage
 
 Kind: TypeAlias = Literal[
     "content", "name", "definition", "call", "arguments", "reasoning", "refusal", "field", "turns", "uncheckable"

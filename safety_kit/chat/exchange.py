@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from safety_kit.conversation import read_request, read_response
-from safety_kit.examine import PlaceVerdict, examine
-from safety_kit.places import rewritten
+from safety_kit.chat.conversation import read_request, read_response
+from safety_kit.chat.examine import PlaceVerdict, examine
+from safety_kit.chat.places import rewritten
+from safety_kit.chat.wire import RECORDS
 from safety_kit.types import Action, Verdict
-from safety_kit.wire import RECORDS
 
 if TYPE_CHECKING:
     from safety_kit.guard import Guard
