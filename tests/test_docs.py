@@ -82,6 +82,7 @@ def test_every_command_is_in_the_readme() -> None:
     shown = (ROOT / "README.md").read_text(encoding="utf-8")
     for command in (
         *("check", "generate", "train", "evaluate", "classify", "policy show", "policy add", "prepare", "explain"),
-        *("data check", "compare", "next", "curve", "judge", "calibrate", "publish"),
+        *("data check", "compare", "next", "curve", "judge", "calibrate", "publish", "scan"),
+        *("policy new", "policy test", "policy diff", "policy explain"),
     ):
         assert f"safety-kit {command}" in shown
