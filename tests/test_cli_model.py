@@ -186,7 +186,7 @@ def test_generate_json(policy: str) -> None:
     done = runner.invoke(app, [*GENERATE, "--policy", policy, "--json", "What is the capital of Portugal?"])
     assert done.exit_code == 0, done.stderr
     said = json.loads(done.stdout)
-    assert set(said) == {"reply", "finish_reason", "input", "output", "usage", "seconds"}
+    assert set(said) == {"reply", "finish_reason", "code", "request_id", "input", "output", "usage", "seconds"}
     assert said["finish_reason"] in ("stop", "length")
     assert said["usage"]["completion_tokens"] <= 8
     assert said["reply"]

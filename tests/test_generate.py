@@ -52,7 +52,8 @@ def without(policy: str, check: str) -> str:
     return "".join(line for line in policy.splitlines(True) if check not in line)
 
 
-NO_PII = {"text": without(TEXT, "pii"), "probed": without(PROBED, "pii")}
+# Without views, which hold a word back too, all is released up to the word that is sought.
+NO_PII = {"text": "views: false\n" + without(TEXT, "pii"), "probed": "views: false\n" + without(PROBED, "pii")}
 BLOCKS = (1, 4)
 WINDOW, STRIDE = 6, 3
 

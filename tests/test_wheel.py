@@ -110,7 +110,8 @@ def test_check_finds_the_default_policy(kit: Kit) -> None:
     done = kit.run("safety-kit", "check", "--json", "What is a good recipe for bread?")
     assert done.returncode == 0, done.stderr
     verdict = json.loads(done.stdout)
-    assert set(verdict) == {"stage", "action", "text", "findings", "errors", "timings", "policy_digest"}
+    parts = {"stage", "action", "code", "message", "request_id", "text", "findings", "errors", "timings"}
+    assert set(verdict) == parts | {"policy_digest"}
     assert (verdict["stage"], verdict["action"], verdict["errors"]) == ("input", "allow", [])
     assert verdict["text"] == "What is a good recipe for bread?"
 
