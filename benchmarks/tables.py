@@ -11,7 +11,15 @@ from typing import Any
 from benchmarks.result import RESULTS
 
 ROOT = Path(__file__).parent.parent
-PLACES = {"house": ROOT / "README.md", "classifiers": ROOT / "README.md"}
+FIGURES = ROOT / "docs" / "FIGURES.md"
+PLACES = {
+    "house": ROOT / "README.md",
+    "classifiers": ROOT / "README.md",
+    "guard": FIGURES,
+    "lora": FIGURES,
+    "contexts": FIGURES,
+    "languages": FIGURES,
+}
 
 
 def table(name: str) -> str:
