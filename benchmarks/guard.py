@@ -19,6 +19,7 @@ from benchmarks import guard_cost, guard_quality, leaks, pii
 from benchmarks.house import guarded_ratio
 from benchmarks.result import Figure, write
 from benchmarks.sets import FOLDER
+from safety_kit import console
 from safety_kit.cache import cache_dir
 from safety_kit.gemma import Gemma
 from safety_kit.guard import Guard
@@ -45,10 +46,20 @@ def parts(data: Path, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
         "leaks": lambda: leaks.figures(quick),
         "probes": lambda: guard_cost.probes(model()[0], few),
         "generation": lambda: guarded_ratio(*model(), 3 if quick else 20)[0][:1],
-        "published": lambda: guard_quality.published(model()[1], data, most)[0],
+        "published": lambda: shown(*guard_quality.published(model()[1], data, most)),
         "disguises": lambda: guard_quality.disguised(model()[1], data, 5 if quick else 24),
         "replies": lambda: guard_quality.replies(*model(), 4 if quick else 60),
     }
+
+
+def shown(figures: list[Figure], wrong: dict[str, dict[str, list[str]]]) -> list[Figure]:
+    """The figures; what went wrong is printed and kept nowhere, for the texts are not ours."""
+    for kind, by_category in wrong.items():
+        for category, texts in by_category.items():
+            print(f"{kind}: {len(texts)} " + (f"blocked as {category}" if category else "passed"))
+            for text in texts[:20]:
+                print(f"  {console.safe(text[:100])}")
+    return figures
 
 
 def main() -> int:
