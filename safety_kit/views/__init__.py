@@ -36,7 +36,10 @@ _Found: TypeAlias = tuple[list[Edit], list[str]]
 
 _EXACT: Final[dict[str, _Step]] = {**decoding.DECODERS, "spaced": spelling.unspace}
 _GUESSES: Final[dict[str, _Step]] = {"rot13": spelling.unrotate, "leet": spelling.unleet}
-_GATES: Final = {name: re2.compile(gate.encode()) for name, gate in (decoding.GATES | spelling.GATES).items()}
+_ALL_GATES: Final = decoding.GATES | spelling.GATES
+_ANY_GATE: Final = re2.compile("|".join(f"(?:{gate})" for gate in _ALL_GATES.values()).encode())
+"""Most texts pass none, which one search tells."""
+_GATES: Final = {name: re2.compile(gate.encode()) for name, gate in _ALL_GATES.items()}
 
 
 def views(text: str, *, loose: bool = True, work: Work | None = None) -> tuple[View, ...]:
@@ -115,9 +118,14 @@ def _apply(tried: Mapping[str, _Step], before: str, text: str, work: Work) -> _F
     edits: list[Edit] = []
     steps: list[str] = []
     plain = text.encode("ascii", "replace")
+    work.characters += len(plain)
+    passed = _ANY_GATE.search(plain) is not None
     for name, step in tried.items():
-        work.characters += len(plain)
-        if (name not in _GATES or _GATES[name].search(plain)) and (found := list(step(text, work))):
+        if name in _GATES:
+            work.characters += len(plain) if passed else 0
+            if not passed or not _GATES[name].search(plain):
+                continue
+        if found := list(step(text, work)):
             edits += found
             steps.append(before + name)
     return edits, steps
