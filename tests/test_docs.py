@@ -26,7 +26,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return [(language, code) for language, marks, code in found if language in ("python", "sh") and "skip" not in marks]
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/LIMITS.md", "docs/ARCHITECTURE.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/LIMITS.md", "docs/ARCHITECTURE.md", "docs/FIGURES.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert [to for to in LINK.findall(text) if not ((ROOT / page).parent / to).exists()] == []
