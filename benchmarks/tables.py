@@ -33,6 +33,10 @@ def table(name: str) -> str:
         lines.append(
             f"| {one['what']} | {one['value']:.3g} {one['unit']} | {one['low']:.3g} to {one['high']:.3g} | {goal} |"
         )
+    if name == "contexts":
+        from benchmarks.contexts import paragraph  # loads torch, which the other tables do not want
+
+        lines += ["", paragraph(result["contexts"])]
     versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
     lines += ["", f"Measured {result['date']} on {machine['cores']} cores ({machine['cpu']}); {versions}."]
     return "\n".join(lines)
