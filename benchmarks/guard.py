@@ -47,8 +47,8 @@ def parts(data: Path, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
         "probes": lambda: guard_cost.probes(model()[0], few),
         "generation": lambda: guarded_ratio(*model(), 3 if quick else 20)[0][:1],
         "published": lambda: shown(*guard_quality.published(model()[1], data, most)),
-        "disguises": lambda: guard_quality.disguised(model()[1], data, 5 if quick else 24),
-        "replies": lambda: guard_quality.replies(*model(), 4 if quick else 60),
+        "disguises": lambda: guard_quality.disguised(model()[1], data, 2 if quick else 6),
+        "replies": lambda: guard_quality.replies(*model(), 4 if quick else 16),
     }
 
 
