@@ -509,6 +509,8 @@ def test_the_key_holds_all_that_a_verdict_depends_on() -> None:
         (Sample("a", prompt="p"), "text", "d"),
         (Sample("a", prompt=""), "text", "d"),
         (Sample("", prompt="a"), "text", "d"),
+        (Sample("a", system="p"), "text", "d"),
+        (Sample("a", tool="p"), "text", "d"),
     ]
     assert len({cache.key(*parts) for parts in others}) == len(others)
     assert VerdictCache().key(sample, "text", "d") != cache.key(sample, "text", "d")
@@ -594,8 +596,9 @@ def test_a_verdict_as_json_tells_places_and_no_text(guard: Guard) -> None:
 
 def test_the_prompt_is_the_last_user_message() -> None:
     messages = [user("first"), user([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), {"role": "tool"}]
-    assert read_request({"messages": messages}).prompt == "a\nb"
-    assert read_request({"messages": [{"role": "system", "content": "x"}]}).prompt is None
+    assert read_request({"messages": messages}).asked.prompt == "a\nb"
+    only = read_request({"messages": [{"role": "system", "content": "x"}, {"role": "developer", "content": "y"}]}).asked
+    assert (only.prompt, only.system) == (None, "x\ny")
 
 
 def test_roles_of_samples() -> None:
@@ -659,3 +662,79 @@ def test_fields_around_the_deltas_are_checked(guard: Guard) -> None:
         assert BANNED not in json.dumps(out)
     (out,) = ResponseStream(guard).feed({"choices": [], "x_note": [MAIL], "obfuscation": BANNED})
     assert out == {"choices": [], "x_note": ["[EMAIL]"]}
+
+
+# --- what a check knows beside the text
+
+CALLS = """
+version: 1
+name: calls
+checks:
+  tools:
+    type: tools
+    allow:
+      weather: {type: object, properties: {city: {type: string}}, required: [city]}
+      now:
+rules: [{category: tools.*, action: block}]
+messages: {default: withheld}
+"""
+FITTING: list[tuple[str, Any]] = [
+    ("weather", '{"city": "Rome"}'),
+    ("weather", {"city": "Rome"}),
+    ("now", ""),
+    ("now", None),
+]
+WRONG: list[tuple[str, Any, str]] = [
+    ("delete_all", "{}", "tools.not_allowed"),
+    ("delete_all", None, "tools.not_allowed"),
+    ("delete_all", "", "tools.not_allowed"),
+    ("delete_all", {"path": "x"}, "tools.not_allowed"),
+    ("weather", '{"city": 12}', "tools.arguments"),
+    ("weather", {"city": 12}, "tools.arguments"),
+    ("weather", "Rome", "tools.arguments"),
+    ("weather", None, "tools.arguments"),
+]
+
+
+def calling(name: str, arguments: Any, legacy: bool = False) -> dict[str, Any]:
+    """A message that calls a tool."""
+    function = {"name": name} | ({} if arguments is None else {"arguments": arguments})
+    call = {"function_call": function} if legacy else {"tool_calls": [{"id": "c", "function": function}]}
+    return {"role": "assistant", "content": None, **call}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_calls_are_held_against_the_tools_of_the_policy(legacy: bool) -> None:
+    guard = Guard(Policy.parse(CALLS))
+    for name, arguments in FITTING:
+        response = {"choices": [{"message": calling(name, arguments, legacy)}]}
+        assert guard.check_response(response).response == response
+    for name, arguments, category in WRONG:
+        message = calling(name, arguments, legacy)
+        answer = guard.check_response({"choices": [{"message": message}]})
+        assert answer.blocking is not None, (name, arguments)
+        assert answer.blocking.verdict.findings[0].category == category
+        assert guard.check_request({"messages": [ASK, message]}).blocked  # a call of an earlier turn
+        if isinstance(arguments, str):
+            part = message["function_call"] if legacy else {**message["tool_calls"][0], "index": 0}
+            delta = {"function_call": part} if legacy else {"tool_calls": [part]}
+            stream = ResponseStream(guard)
+            (out,) = stream.feed({"choices": [{"index": 0, "delta": delta, "finish_reason": "tool_calls"}]})
+            assert out["choices"][0]["finish_reason"] == "content_filter", (name, arguments)
+
+
+def test_a_reply_is_held_against_the_instructions_of_its_request() -> None:
+    leak = "checks: {leak: {type: leak, words: 6}}\nrules: [{category: leak.overlap, action: block}]\n"
+    guard = Guard(Policy.parse(f"version: 1\nname: leak\n{leak}messages: {{default: withheld}}\n"))
+    secret = "never tell a guest that the blue door is open at night"
+    request = {"messages": [{"role": "developer", "content": secret}, ASK]}
+    response = {"choices": [{"message": {"role": "assistant", "content": f"Well: {secret}."}}]}
+    assert not guard.check_response(response).blocked
+    assert guard.check_response(response, request).blocked
+    assert not guard.check_response(response, {"messages": [ASK]}).blocked  # a kept verdict is of its own request
+    assert not guard.check_request(request).blocked
+    stream = ResponseStream(guard, request)
+    chunks = [{"choices": [{"index": 0, "delta": {"content": text}}]} for text in ("Well: ", secret, " and so on")]
+    out = [choice for chunk in chunks for made in stream.feed(chunk) for choice in made["choices"]]
+    assert out[-1]["finish_reason"] == "content_filter"
+    assert "blue door is open" not in json.dumps(out)

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from integration_helpers import MAIL, MESSAGE, SECRET, make_guard
 
 from safety_kit.errors import UserError
+from safety_kit.guard import Guard
 from safety_kit.integrations import Blocked, OnBlock
 from safety_kit.integrations.callable import guarded
+from safety_kit.policy import Policy
 
 GUARD = make_guard()
 LONG = "All is well. " * 60
@@ -153,3 +155,20 @@ def test_a_reply_that_is_no_text_is_refused(reply: object) -> None:
 def test_a_prompt_that_is_no_text_is_refused() -> None:
     with pytest.raises(UserError, match="pass a text"):
         guarded(GUARD, str)({"role": "user"})
+
+
+def test_a_reply_is_held_against_the_system_message() -> None:
+    leak = "checks: {leak: {type: leak, words: 6}}\nrules: [{category: leak.overlap, action: block}]\n"
+    guard = Guard(Policy.parse(f"version: 1\nname: leak\n{leak}messages: {{default: withheld}}\n"))
+    secret = "never tell a guest that the blue door is open at night"
+    messages = [{"role": "system", "content": secret}, {"role": "user", "content": "hello"}]
+
+    def answer(messages: list[dict[str, str]]) -> str:
+        return f"Well, {secret}."
+
+    def tell(messages: list[dict[str, str]]) -> Iterator[str]:
+        yield from ("Well, ", secret, ".")
+
+    assert guarded(guard, answer)(messages) == "withheld"
+    assert guarded(guard, answer)(messages[1:]) == f"Well, {secret}."
+    assert "blue door" not in "".join(guarded(guard, tell)(messages))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from safety_kit.chat.conversation import Kind
+from safety_kit.chat.conversation import Asked, Kind
 from safety_kit.chat.examine import PlaceVerdict, uncheckable
 from safety_kit.chat.exchange import check_reply
 from safety_kit.chat.places import Path, Walker, is_identifier, show
@@ -65,13 +65,13 @@ class _Call:
 class ChoiceStream:
     """The state of one choice. `verdict` is set once it is blocked; `done` once it has ended, in either way."""
 
-    def __init__(self, guard: Guard, index: int, prompt: str | None, request_id: str, vault: Vault | None) -> None:
+    def __init__(self, guard: Guard, index: int, asked: Asked, request_id: str, vault: Vault | None) -> None:
         self.index = index
         self.places: list[PlaceVerdict] = []
         self.verdict: Verdict | None = None
         self.done = False
         self._guard = guard
-        self._prompt = prompt
+        self._asked = asked
         self._request_id = request_id
         self._vault = vault
         self._channels: dict[Path, StreamGuard] = {}
@@ -157,7 +157,12 @@ class ChoiceStream:
             if len(self._channels) == MAX_CHANNELS:
                 raise ConversationError(f"A choice has more than {MAX_CHANNELS} texts.")
             self._channels[path] = StreamGuard(
-                self._guard, self._prompt, activations=False, vault=self._vault, request_id=self._request_id
+                self._guard,
+                self._asked.prompt,
+                activations=False,
+                system=self._asked.system,
+                vault=self._vault,
+                request_id=self._request_id,
             )
         if self.verdict is None:
             if not text:
@@ -224,7 +229,7 @@ class ChoiceStream:
         if not message:
             return
         checked = check_reply(
-            self._guard, {"choices": [{"message": message}]}, self._prompt, self._request_id, self._vault
+            self._guard, {"choices": [{"message": message}]}, self._asked, self._request_id, self._vault
         )
         for place in checked.places:
             path = show(("choices", self.index, "delta")) + place.path.removeprefix("choices[0].message")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from safety_kit.chat.places import Key, Path, Place, Walker, is_identifier, show
 from safety_kit.chat.wire import (
@@ -41,6 +41,7 @@ class Unit:
         places: Its strings, with paths from the top; of a JSON text the strings inside, with paths inside it.
         document: The value of a JSON text.
         raw: The JSON text itself; None where the unit is no JSON text.
+        tool: Of a call's arguments, the tool that is called.
         choice: The index of the response's choice it belongs to; None: to the whole.
     """
 
@@ -50,6 +51,7 @@ class Unit:
     places: tuple[Place, ...]
     document: Any = None
     raw: str | None = None
+    tool: str | None = None
     choice: int | None = None
 
     def place(self, place: Place) -> Path:
@@ -68,6 +70,17 @@ class Uncheckable:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a reply is written to: the last user message, and the system and developer messages."""
+
+    prompt: str | None = None
+    system: str | None = None
+
+
+NOTHING: Final = Asked()
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """All that is to be checked of one request or response.
 
@@ -75,14 +88,14 @@ class Conversation:
         stage: Where it stands.
         units: In reading order.
         uncheckable: In reading order.
-        prompt: The text of the last user message.
+        asked: What a reply is written to.
         prefix: The unit of a trailing assistant message, which the model will continue.
     """
 
     stage: Stage
     units: tuple[Unit, ...]
     uncheckable: tuple[Uncheckable, ...]
-    prompt: str | None = None
+    asked: Asked = NOTHING
     prefix: Unit | None = None
 
 
@@ -163,7 +176,9 @@ class _Reader:
         known = (*path, "type")
         self.add("field", role, path, (p for p in places if not isinstance(p.path[-1], Key) and p.path != known))
 
-    def json_text(self, kind: Kind, role: Role, path: Path, text: str, *, must: bool = False) -> None:
+    def json_text(
+        self, kind: Kind, role: Role, path: Path, text: str, *, must: bool = False, tool: str | None = None
+    ) -> None:
         """A text that may be JSON, in which escapes may hide what is said.
 
         Args:
@@ -172,6 +187,7 @@ class _Reader:
             path: Where the text stands.
             text: The text.
             must: Someone will parse it: JSON that has two readings, or that goes too deep, is uncheckable.
+            tool: Of a call's arguments, the tool that is called.
         """
         try:
             document = parse(text)
@@ -180,17 +196,21 @@ class _Reader:
             if must:
                 self.skip("json", role, path)
             document = None
-        if document is None:
+        if document is not None:
+            self.units.append(Unit(path, kind, role, places, document, text, tool, self.choice))
+        elif tool is None:
             self.text(kind, role, path, text)
         else:
-            self.units.append(Unit(path, kind, role, places, document, text, self.choice))
+            self.units.append(Unit(path, kind, role, (Place(path, text),), tool=tool, choice=self.choice))
 
-    def arguments(self, role: Role, path: Path, value: Any) -> None:
+    def arguments(self, role: Role, path: Path, value: Any, tool: str | None) -> None:
         """A call's arguments: JSON as text, or, as some servers have it, plain."""
         if isinstance(value, str):
-            self.json_text("arguments", role, path, value, must=True)
+            self.json_text("arguments", role, path, value, must=True, tool=tool)
         elif value is None or isinstance(value, (dict, list)):
-            self.add("arguments", role, path, self.walker.strings(value, path))
+            places = tuple(self.walker.strings(value, path))
+            if places or tool is not None:
+                self.units.append(Unit(path, "arguments", role, places, value, tool=tool, choice=self.choice))
         else:
             raise ConversationError(f"{show(path)}: must be a text of JSON.")
 
@@ -207,9 +227,12 @@ class _Reader:
 
     def call(self, role: Role, path: Path, call: Any) -> None:
         holder = _mapping(path, call)
-        self.text("call", role, (*path, "name"), holder.get("name"), label=True)
-        self.arguments(role, (*path, "arguments"), holder.get("arguments"))
-        self.arguments(role, (*path, "input"), holder.get("input"))
+        name, freeform = holder.get("name"), holder.get("input")
+        self.text("call", role, (*path, "name"), name, label=True)
+        if holder.get("arguments") is not None or freeform is None:
+            self.arguments(role, (*path, "arguments"), holder.get("arguments"), name)
+        if freeform is not None:
+            self.arguments(role, (*path, "input"), freeform, name)
         self.fields(role, path, holder, ("name", "arguments", "input"))
 
     def message(self, role: Role, path: Path, message: Mapping[Any, Any]) -> None:
@@ -262,22 +285,27 @@ def read_request(request: Any) -> Conversation:
     read = {"messages", "tools", "functions", "response_format", "prediction"}
     reader.fields("user", (), body, SETTINGS | read)
     contents = {unit.path[1]: unit for unit in reader.units if unit.path[0] == "messages" and unit.kind == "content"}
-    asked = next((contents[n] for n in reversed(range(len(roles))) if roles[n] == "user" and n in contents), None)
+    last = next((n for n in reversed(range(len(roles))) if roles[n] == "user" and n in contents), None)
+    instructions = [n for n, role in enumerate(roles) if role in ("system", "developer") and n in contents]
+
+    def told(numbers: Iterable[int]) -> str | None:
+        return "\n".join(place.text for n in numbers for place in contents[n].places) or None
+
     return Conversation(
         Stage.INPUT,
         tuple(reader.units),
         tuple(reader.uncheckable),
-        "\n".join(place.text for place in asked.places) if asked else None,
+        Asked(None if last is None else told([last]), told(instructions)),
         contents.get(len(roles) - 1) if roles[-1] == "assistant" else None,
     )
 
 
-def read_response(response: Any, prompt: str | None = None) -> Conversation:
+def read_response(response: Any, asked: Asked = NOTHING) -> Conversation:
     """The texts of a response, all of stage output, each with its choice.
 
     Args:
         response: The body of a chat completion, as `json.loads` gives it.
-        prompt: The text of the message that is answered.
+        asked: What is answered.
 
     Raises:
         ConversationError: It has not that form: where, and what belongs there.
@@ -299,7 +327,7 @@ def read_response(response: Any, prompt: str | None = None) -> Conversation:
         if isinstance(body[name], str):
             reader.identifier("assistant", (name,), body[name])
     reader.fields("assistant", (), body, RECORDS | {"choices"})
-    return Conversation(Stage.OUTPUT, tuple(reader.units), tuple(reader.uncheckable), prompt)
+    return Conversation(Stage.OUTPUT, tuple(reader.units), tuple(reader.uncheckable), asked)
 
 
 def parse(text: str) -> Any:

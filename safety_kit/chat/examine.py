@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from safety_kit.chat.conversation import Conversation, Kind, Unit, parse
+from safety_kit.chat.conversation import NOTHING, Asked, Conversation, Kind, Unit, parse
 from safety_kit.chat.joined import Joined, Piece, seams, windows
 from safety_kit.chat.places import Path, Walker, rewritten, show
 from safety_kit.chat.verdict_cache import check_cached, writer
@@ -78,11 +78,11 @@ class _Reading:
     role: Role
     stage: Stage
     choice: int | None = None
-    prompt: str | None = None
+    asked: Asked = NOTHING
 
     @property
     def sample(self) -> Sample:
-        return Sample(self.joined.text, self.role, self.stage, self.prompt)
+        return Sample(self.joined.text, self.role, self.stage, self.asked.prompt, system=self.asked.system)
 
 
 class _Examiner:
@@ -125,20 +125,27 @@ class _Examiner:
         """Whether it matters what else is found there."""
         return choice not in self.blocked and None not in self.blocked
 
-    def _sample(self, unit: Unit, text: str) -> Sample:
-        return Sample(text, unit.role, self.conversation.stage, self.conversation.prompt if self._output else None)
+    def _sample(self, unit: Unit, text: str, tool: str | None = None) -> Sample:
+        asked = self._asked
+        return Sample(text, unit.role, self.conversation.stage, asked.prompt, system=asked.system, tool=tool)
 
     @property
-    def _output(self) -> bool:
-        return self.conversation.stage is Stage.OUTPUT
+    def _asked(self) -> Asked:
+        """What the texts are written to; what comes in answers nothing."""
+        return self.conversation.asked if self.conversation.stage is Stage.OUTPUT else NOTHING
 
     # --- every string by itself
 
     def _strings(self) -> None:
         units = self.conversation.units
-        samples = [self._sample(u, text) for u in units for text in (*_raw(u), *(place.text for place in u.places))]
+        samples = []
+        for unit in units:
+            samples += [self._sample(unit, text, unit.tool) for text in _whole(unit)]
+            samples += [self._sample(unit, place.text) for place in unit.places]
         verdicts = iter(self._check(samples, "text"))
         for unit in units:
+            if unit.raw is None and unit.tool is not None:  # the call; its texts follow
+                self._note(next(verdicts), unit.path, unit.kind, unit.role, unit.choice)
             if unit.raw is not None:
                 self._json(unit, next(verdicts), [next(verdicts) for _ in unit.places])
                 continue
@@ -162,7 +169,7 @@ class _Examiner:
                 edits[place.path] = verdict.text
         if edits:
             text = json.dumps(rewritten(unit.document, edits), ensure_ascii=False)
-            (whole,) = self._check([self._sample(unit, text)], "text")
+            (whole,) = self._check([self._sample(unit, text, unit.tool)], "text")
             whole = replace(whole, action=max(whole.action, Action.REDACT))
         if unit.kind == "arguments" and whole.action is Action.REDACT and not _is_json(whole.text or ""):
             whole = replace(whole, action=Action.BLOCK, text=None)  # it cannot be redacted and still be a call
@@ -173,7 +180,7 @@ class _Examiner:
 
     def _together(self) -> Iterator[_Reading]:
         """Neighbouring turns of those who write to the model, the parts of any message, a prefix to be continued."""
-        stage, prompt = self.conversation.stage, self.conversation.prompt
+        stage = self.conversation.stage
         units = [unit for unit in self.conversation.units if unit.kind in ("content", "reasoning")]
         turns = [u for u in units if u.kind == "content" and u.role in ("user", "tool") and stage is Stage.INPUT]
         of = {path: unit for unit in turns for path in self._paths(unit)}
@@ -183,12 +190,11 @@ class _Examiner:
             yield _Reading(joined, last.path, kind, last.role, stage)
         for unit in units:
             if unit.raw is None and len(unit.places) > 1 and unit.places[0].path not in of:
-                asked = prompt if self._output else None
                 for joined in self._neighbours(self._paths(unit)):
-                    yield _Reading(joined, unit.path, unit.kind, unit.role, stage, unit.choice, asked)
+                    yield _Reading(joined, unit.path, unit.kind, unit.role, stage, unit.choice, self._asked)
         if (prefix := self.conversation.prefix) is not None:
             whole = Joined(tuple(Piece(path, self.texts[path]) for path in self._paths(prefix)))
-            yield _Reading(whole, prefix.path, prefix.kind, prefix.role, Stage.OUTPUT, None, prompt)
+            yield _Reading(whole, prefix.path, prefix.kind, prefix.role, Stage.OUTPUT, None, self.conversation.asked)
 
     def _neighbours(self, paths: Iterable[Path]) -> Iterator[Joined]:
         pieces = [Piece(path, self.texts[path]) for path in paths]
@@ -255,8 +261,14 @@ class _Examiner:
         return "\n".join(place.text for place in Walker().strings(document) if place.is_prose)
 
 
-def _raw(unit: Unit) -> Iterable[str]:
-    return () if unit.raw is None else (unit.raw,)
+def _whole(unit: Unit) -> Iterable[str]:
+    """A JSON text, or a call's arguments, as one text beside the strings in it."""
+    if unit.raw is not None:
+        return (unit.raw,)
+    if unit.tool is None:
+        return ()
+    plain = unit.document is None and unit.places  # a text that is no JSON
+    return (unit.places[0].text if plain else json.dumps(unit.document or {}),)
 
 
 def _is_json(text: str) -> bool:

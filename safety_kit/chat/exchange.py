@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from safety_kit.chat.conversation import read_request, read_response
+from safety_kit.chat.conversation import NOTHING, Asked, read_request, read_response
 from safety_kit.chat.examine import PlaceVerdict, examine
 from safety_kit.chat.places import rewritten
 from safety_kit.chat.wire import RECORDS
@@ -83,15 +83,15 @@ def check_response(
     guard: Guard, response: Any, request: Any, request_id: str, vault: Vault | None = None
 ) -> ResponseVerdict:
     """See `Guard.check_response`."""
-    prompt = None if request is None else read_request(request).prompt
-    return check_reply(guard, response, prompt, request_id, vault)
+    asked = NOTHING if request is None else read_request(request).asked
+    return check_reply(guard, response, asked, request_id, vault)
 
 
 def check_reply(
-    guard: Guard, response: Any, prompt: str | None, request_id: str, vault: Vault | None = None
+    guard: Guard, response: Any, asked: Asked, request_id: str, vault: Vault | None = None
 ) -> ResponseVerdict:
-    """The same, with the text of the message that is answered."""
-    examined = examine(guard, read_response(response, prompt), request_id, vault)
+    """The same, by what is answered."""
+    examined = examine(guard, read_response(response, asked), request_id, vault)
     body = dict(rewritten(response, examined.edits))
     everywhere = examined.blocking(None)
     if everywhere is not None:

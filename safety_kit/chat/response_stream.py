@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from safety_kit.chat.choice_stream import ChoiceStream
-from safety_kit.chat.conversation import read_request
+from safety_kit.chat.conversation import NOTHING, read_request
 from safety_kit.chat.examine import PlaceVerdict
 from safety_kit.chat.exchange import Verdicts
 from safety_kit.chat.places import Path, Walker, is_identifier, rewritten, show
@@ -55,7 +55,7 @@ class ResponseStream:
             ConversationError: The request is none.
         """
         self._guard = guard
-        self._prompt = read_request(request).prompt if request is not None else None
+        self._asked = read_request(request).asked if request is not None else NOTHING
         self._request_id = request_id or new_request_id()
         self._vault = vault
         self._choices: dict[int, ChoiceStream] = {}
@@ -118,7 +118,7 @@ class ResponseStream:
         if index not in self._choices:
             if len(self._choices) == MAX_CHOICES:
                 raise ConversationError(f"A stream has more than {MAX_CHOICES} choices.")
-            self._choices[index] = ChoiceStream(self._guard, index, self._prompt, self._request_id, self._vault)
+            self._choices[index] = ChoiceStream(self._guard, index, self._asked, self._request_id, self._vault)
         return self._choices[index]
 
     def _one(self, given: Any) -> dict[str, Any] | None:
@@ -146,7 +146,8 @@ class ResponseStream:
         strange = {name: value for name, value in fields.items() if not _is_record(name, value)}
         edits: dict[Path, str] = {}
         places = list(Walker().strings(strange, label=True))
-        samples = [Sample(place.text, "assistant", Stage.OUTPUT, self._prompt) for place in places]
+        asked = self._asked
+        samples = [Sample(place.text, "assistant", Stage.OUTPUT, asked.prompt, system=asked.system) for place in places]
         for place, verdict in zip(
             places, check_cached(self._guard, samples, "text", self._request_id, self._vault), strict=True
         ):

@@ -43,7 +43,8 @@ class VerdictCache:
     def key(self, sample: Sample, which: str, policy_digest: str) -> bytes:
         """Digest of all that a verdict depends on."""
         digest = hashlib.blake2b(key=self._salt, digest_size=24)
-        for part in (policy_digest, which, sample.stage.value, sample.role, sample.prompt, sample.text):
+        known = (sample.prompt, sample.system, sample.tool, sample.text)
+        for part in (policy_digest, which, sample.stage.value, sample.role, *known):
             data = b"" if part is None else part.encode("utf-8", "surrogatepass")
             digest.update(b"-" if part is None else b"%d:" % len(data))
             digest.update(data)

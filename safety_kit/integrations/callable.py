@@ -10,6 +10,7 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, cast
 
+from safety_kit.chat.conversation import NOTHING, Asked, read_request
 from safety_kit.errors import UserError
 from safety_kit.guard import Guard
 from safety_kit.integrations import Blocked, OnBlock
@@ -50,7 +51,7 @@ def guarded(guard: Guard, function: Callable[P, T], on_block: OnBlock = "message
             if asked.message is not None:
                 yield asked.message
                 return
-            flow = StreamGuard(guard, asked.text, activations=False)
+            flow = StreamGuard(guard, asked.to.prompt, activations=False, system=asked.to.system)
             async with aclosing(call(asked.passed, *args, **kwargs)) as pieces:
                 async for piece in pieces:
                     if text := flow.feed(_text(piece)).text:
@@ -70,7 +71,7 @@ def guarded(guard: Guard, function: Callable[P, T], on_block: OnBlock = "message
             asked = await asyncio.to_thread(around.ask, prompt)
             if asked.message is not None:
                 return asked.message
-            return await asyncio.to_thread(around.reply, await call(asked.passed, *args, **kwargs), asked.text)
+            return await asyncio.to_thread(around.reply, await call(asked.passed, *args, **kwargs), asked.to)
 
         return cast("Callable[P, T]", answer_async)
 
@@ -82,7 +83,7 @@ def guarded(guard: Guard, function: Callable[P, T], on_block: OnBlock = "message
             if asked.message is not None:
                 yield asked.message
                 return
-            flow = StreamGuard(guard, asked.text, activations=False)
+            flow = StreamGuard(guard, asked.to.prompt, activations=False, system=asked.to.system)
             with closing(call(asked.passed, *args, **kwargs)) as pieces:
                 for piece in pieces:
                     if text := flow.feed(_text(piece)).text:
@@ -100,17 +101,17 @@ def guarded(guard: Guard, function: Callable[P, T], on_block: OnBlock = "message
         asked = around.ask(prompt)
         if asked.message is not None:
             return asked.message
-        return around.reply(call(asked.passed, *args, **kwargs), asked.text)
+        return around.reply(call(asked.passed, *args, **kwargs), asked.to)
 
     return cast("Callable[P, T]", answer)
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What may be passed on, the text that is answered, and the reply if nothing may."""
+    """What may be passed on, what is answered, and the reply if nothing may."""
 
     passed: Any = None
-    text: str | None = None
+    to: Asked = NOTHING
     message: str | None = None
 
 
@@ -128,11 +129,11 @@ class _Around:
             self.refuse(checked.blocked)
             return _Asked(message=checked.message)
         messages = checked.value["messages"]
-        last = messages[-1]["content"] if messages else None
-        return _Asked(last if isinstance(prompt, str) else messages, last if isinstance(last, str) else None)
+        passed = messages[-1]["content"] if isinstance(prompt, str) else messages
+        return _Asked(passed, read_request(checked.value).asked)
 
-    def reply(self, text: Any, prompt: str | None) -> str:
-        verdict = self.guard.check([Sample(_text(text), "assistant", Stage.OUTPUT, prompt)])[0]
+    def reply(self, text: Any, to: Asked) -> str:
+        verdict = self.guard.check([Sample(_text(text), "assistant", Stage.OUTPUT, to.prompt, system=to.system)])[0]
         self.refuse(verdict)
         return self.guard.message(verdict) if verdict.text is None else verdict.text
 
