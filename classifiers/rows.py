@@ -56,28 +56,28 @@ def parse_row(place: int, record: Any, category: str | None) -> Row:
     if not isinstance(record, Mapping):
         raise BadRow("not an object with text and label")
     text, prompt = record.get("text"), record.get("prompt")
-    if _missing(text):
+    if missing(text):
         raise BadRow("no text")
     if not isinstance(text, str):
         raise BadRow("text is not a string")
     if not text.strip():
         raise BadRow("no text")
-    if not (_missing(prompt) or isinstance(prompt, str)):
+    if not (missing(prompt) or isinstance(prompt, str)):
         raise BadRow("prompt is not a string")
     labels, listed = _labels(record, category)
     pair, split = record.get("pair"), record.get("split")
     return Row(
         place=place,
         text=text,
-        prompt=None if _missing(prompt) else prompt,
+        prompt=None if missing(prompt) else prompt,
         labels=labels,
         listed=listed,
-        group=sha256(text) if _missing(pair) else str(pair),
+        group=sha256(text) if missing(pair) else str(pair),
         held_out=isinstance(split, str) and split.strip().casefold() == "test",
         slices={
             name: str(value)
             for name, value in record.items()
-            if name not in _OWN_COLUMNS and isinstance(value, (str, int, float)) and not _missing(value)
+            if name not in _OWN_COLUMNS and isinstance(value, (str, int, float)) and not missing(value)
         },
     )
 
@@ -85,10 +85,10 @@ def parse_row(place: int, record: Any, category: str | None) -> Row:
 def _labels(record: Mapping[str, Any], category: str | None) -> tuple[dict[str, float], bool]:
     """Labels by category, and whether the categories not among them are 0."""
     label, labels = record.get("label"), record.get("labels")
-    if not _missing(label) and not _missing(labels):
+    if not missing(label) and not missing(labels):
         raise BadRow("both label and labels")
-    if _missing(labels):
-        if _missing(label):
+    if missing(labels):
+        if missing(label):
             raise BadRow("no label")
         if category is None:
             raise BadRow("a label without a category; name it by the option category")
@@ -101,7 +101,7 @@ def _labels(record: Mapping[str, Any], category: str | None) -> tuple[dict[str, 
     if isinstance(labels, Sequence) and labels and all(isinstance(item, tuple) for item in labels):
         labels = dict(labels)  # a Parquet map
     if isinstance(labels, Mapping):
-        known = {_category(name): _label(value) for name, value in labels.items() if not _missing(value)}
+        known = {_category(name): _label(value) for name, value in labels.items() if not missing(value)}
         if not known:
             raise BadRow("no label")
         return known, False
@@ -124,7 +124,7 @@ def _category(name: object) -> str:
     return name
 
 
-def _missing(value: object) -> bool:
+def missing(value: object) -> bool:
     """None, NaN and an empty cell."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 

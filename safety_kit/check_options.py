@@ -32,6 +32,11 @@ class Options(Strict):
 
     timeout_ms: Timeout = DEFAULT_TIMEOUT_MS
 
+    @property
+    def reads_whole(self) -> bool:
+        """Whether the check says nothing of a reply before its end."""
+        return False
+
 
 class InstalledOptions(Options):
     """Base of the options of a check that another package brings; `type` is to be a `Literal` of the type's name."""
@@ -71,6 +76,10 @@ class PatternsOptions(Options):
     ignore_case: bool = True
     whole_words: bool = True
     max_length: Annotated[int, Field(ge=16, le=4096)] | Literal["unbounded"] = 128
+
+    @property
+    def reads_whole(self) -> bool:
+        return self.max_length == "unbounded" and bool(self.regexes)
 
     @field_validator("regexes")
     @classmethod
@@ -125,6 +134,10 @@ class JudgeOptions(Options):
     category: str | None = Field(default=None, min_length=1)
     model: str | None = Field(default=None, min_length=1)
     evidence: str | None = Field(default=None, min_length=1)
+
+    @property
+    def reads_whole(self) -> bool:
+        return True
 
 
 _HOST = re.compile(r"[^\s/\\:@?#%*\[\]]{1,253}|\[?[0-9a-f:.]{2,45}\]?", re.IGNORECASE)
@@ -244,6 +257,10 @@ class JsonOptions(Options):
     json_schema: JsonSchema | None = Field(default=None, alias="schema")
     fences: bool = False
     max_depth: int = Field(default=64, ge=1, le=128)
+
+    @property
+    def reads_whole(self) -> bool:
+        return True
 
 
 class ToolsOptions(Options):

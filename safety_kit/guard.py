@@ -16,9 +16,9 @@ from safety_kit.chat.verdict_cache import VerdictCache, batches
 from safety_kit.check_options import DEFAULT_TIMEOUT_MS, JudgeOptions, ProbeOptions
 from safety_kit.checks.base import Check, TextCheck, build
 from safety_kit.checks.disguise import with_views, worst
-from safety_kit.errors import CheckTimeout, PolicyError, SafetyKitError
+from safety_kit.errors import CheckTimeout, SafetyKitError
 from safety_kit.policy import DEFAULT_MESSAGE, Policy
-from safety_kit.policy_schema import check_rule, covers, given_by
+from safety_kit.policy_schema import given_by
 from safety_kit.redact import Cut, Redactor, cuts_of, merge
 from safety_kit.timeouts import Timeouts
 from safety_kit.types import Action, CheckError, Finding, Role, Sample, ScoreKind, Stage, Verdict
@@ -88,7 +88,7 @@ class Guard:
             probes, loaded = load_probes(policy, gemma, artifacts or {})
             digests = {name: artifact.digest for name, artifact in loaded.items()}
             heads = {probe.head.category: probe.head for probe in probes}
-            _check_rules(policy, frozenset(heads))
+            policy.check_categories(frozenset(heads))
             policy = policy.resolved(Thresholds(policy, heads, digests), heads)
             if probes and gemma is not None:
                 self.probes = ProbeCheck(probes, gemma)
@@ -113,6 +113,9 @@ class Guard:
         self.cache = VerdictCache()
         self._key = secrets.token_bytes(16)
         self._timeouts = Timeouts()
+        self._limits = {name: options.timeout_ms for name, options in policy.checks.items()}
+        probed = [options.timeout_ms for options in policy.checks.values() if isinstance(options, ProbeOptions)]
+        self._probe_limit = max(probed, default=DEFAULT_TIMEOUT_MS)  # all probes are one check: one pass is read by all
         self._order = {name: number for number, name in enumerate(policy.checks)}
 
     @property
@@ -175,8 +178,7 @@ class Guard:
         request_id: str | None = None,
     ) -> Verdict:
         """The verdict for one text, written by the user (input) or by the model (output)."""
-        role: Role = "user" if Stage(stage) is Stage.INPUT else "assistant"
-        return self.check([Sample(text, role, Stage(stage), prompt)], vault=vault, request_id=request_id)[0]
+        return self.check([Sample.at(text, Stage(stage), prompt)], vault=vault, request_id=request_id)[0]
 
     def check_many(
         self, texts: Iterable[str], stage: Stage | str = Stage.INPUT, prompts: Iterable[str | None] | None = None
@@ -191,11 +193,9 @@ class Guard:
         Raises:
             ValueError: There are more or fewer prompts than texts.
         """
-        stage = Stage(stage)
-        role: Role = "user" if stage is Stage.INPUT else "assistant"
         texts = list(texts)
         asked = list(prompts) if prompts is not None else [None] * len(texts)
-        samples = [Sample(text, role, stage, prompt) for text, prompt in zip(texts, asked, strict=True)]
+        samples = [Sample.at(text, Stage(stage), prompt) for text, prompt in zip(texts, asked, strict=True)]
         return [verdict for batch in batches(samples) for verdict in self.check(batch)]
 
     async def acheck(self, samples: Sequence[Sample], checks: Which = "all") -> list[Verdict]:
@@ -409,16 +409,11 @@ class Guard:
         """
         asks_model = texts > 0 and (check is self.probes or check in self.judges)
         own = type(check).__module__.startswith("safety_kit.checks.")
-        ms = self._timeout_ms(check) * max(1, texts)
+        limit = self._probe_limit if check is self.probes else self._limits.get(check.name, DEFAULT_TIMEOUT_MS)
+        ms = limit * max(1, texts)
         if own and not asks_model:
             return self._timeouts.inline(function, ms)
         return self._timeouts.threaded(check.name, function, ms)
-
-    def _timeout_ms(self, check: Check) -> int:
-        checks = self.policy.checks
-        if check is self.probes:  # all probes are one check: one pass is read by all
-            return max(options.timeout_ms for options in checks.values() if isinstance(options, ProbeOptions))
-        return checks[check.name].timeout_ms if check.name in checks else DEFAULT_TIMEOUT_MS
 
 
 def new_request_id() -> str:
@@ -439,21 +434,3 @@ def fault(check: Check, error: Exception) -> CheckError:
         return CheckError(check.name, str(error), "timeout")
     message = f": {error}" if isinstance(error, SafetyKitError) else ""
     return CheckError(check.name, f"failed with {type(error).__name__}{message}")
-
-
-def _check_rules(policy: Policy, probed: frozenset[str]) -> None:
-    """What the policy's file could not tell: the categories that artifact folders hold."""
-    text_checks = {n: options for n, options in policy.checks.items() if not isinstance(options, ProbeOptions)}
-    given = {c for name, options in text_checks.items() for c in given_by(name, options) or ()} | probed
-    for number, rule in enumerate(policy.rules):
-        found = {category for category in given if covers(rule.category, category)}
-        probe = bool(found & probed)
-        if not found:
-            raise PolicyError(
-                f"rules[{number}].category: no check gives {rule.category!r}; correct the name or the artifact."
-            )
-        judged = {c for name, o in text_checks.items() if isinstance(o, JudgeOptions) for c in given_by(name, o) or ()}
-        if probe and found & judged:
-            raise PolicyError(f"rules[{number}].category: a probe and a judge both give {rule.category!r}; rename one.")
-        redact, budgeted = rule.action is Action.REDACT, policy.budgets(rule, probed)
-        check_rule(f"rules[{number}]", rule.category, redact, rule.threshold, rule.max_fpr, probe, budgeted)

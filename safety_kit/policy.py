@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from safety_kit.check_options import JsonOptions, JudgeOptions, PatternsOptions
+from safety_kit.check_options import JudgeOptions, ProbeOptions
 from safety_kit.contradictions import never_decides, refuse_contradictions
 from safety_kit.data import policy_names, shipped_policy
 from safety_kit.errors import PolicyError
-from safety_kit.policy_schema import CheckOptions, PolicyFile, RuleOptions, covers, given_by, read
+from safety_kit.policy_schema import CheckOptions, PolicyFile, RuleOptions, check_rule, covers, given_by, read
 from safety_kit.types import Action, Finding, Stage
 
 FormKind: TypeAlias = Literal["mask", "hash", "pseudonymise", "replace"]
@@ -210,6 +210,32 @@ class Policy:
         """Whether the policy's budget sets the threshold of this rule: it blocks on a probe's category."""
         return self.budget is not None and rule.action is Action.BLOCK and rule.category in probed
 
+    def check_categories(self, probed: frozenset[str]) -> None:
+        """Refuse what the file alone could not tell: rules that the categories in artifact folders do not serve.
+
+        Args:
+            probed: The categories of the probes that were loaded.
+
+        Raises:
+            PolicyError: With the rule's place and the remedy.
+        """
+        others = {n: options for n, options in self.checks.items() if not isinstance(options, ProbeOptions)}
+        given = {name: given_by(name, options) or frozenset() for name, options in others.items()}
+        judged = {c for name, options in others.items() if isinstance(options, JudgeOptions) for c in given[name]}
+        known = probed.union(*given.values())
+        for number, rule in enumerate(self.rules):
+            place = f"rules[{number}]"
+            found = {category for category in known if covers(rule.category, category)}
+            probe = bool(found & probed)
+            if not found:
+                raise PolicyError(
+                    f"{place}.category: no check gives {rule.category!r}; correct the name or the artifact."
+                )
+            if probe and found & judged:
+                raise PolicyError(f"{place}.category: a probe and a judge both give {rule.category!r}; rename one.")
+            redact, budgeted = rule.action is Action.REDACT, self.budgets(rule, probed)
+            check_rule(place, rule.category, redact, rule.threshold, rule.max_fpr, probe, budgeted)
+
     def stages_of(self, category: str) -> frozenset[Stage]:
         """Stages at which any rule asks for a category."""
         return frozenset(stage for rule in self.rules if covers(rule.category, category) for stage in rule.stages)
@@ -235,14 +261,9 @@ def withholds(policy: Policy) -> list[str]:
     return [
         name
         for name, options in policy.checks.items()
-        if _reads_whole(options)
+        if options.reads_whole
         and any(Stage.OUTPUT in policy.stages_of(category) for category in given_by(name, options) or ())
     ]
-
-
-def _reads_whole(options: CheckOptions) -> bool:
-    unbounded = isinstance(options, PatternsOptions) and options.max_length == "unbounded" and bool(options.regexes)
-    return unbounded or isinstance(options, JsonOptions | JudgeOptions)
 
 
 def _rule(options: RuleOptions) -> Rule:

@@ -151,6 +151,11 @@ class Sample:
     system: str | None = None
     tool: str | None = None
 
+    @classmethod
+    def at(cls, text: str, stage: Stage, prompt: str | None = None) -> Sample:
+        """A text of whoever writes at a stage: the user at input, the model at output."""
+        return cls(text, "user" if stage is Stage.INPUT else "assistant", stage, prompt)
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safety_kit.errors import DataError, MissingExtra
-from safety_kit.types import Role, Sample, Stage
+from safety_kit.types import Sample, Stage
 
 if TYPE_CHECKING:
     from classifiers.rows import Source
@@ -153,6 +153,8 @@ def _entry(place: int, record: Any, stage: Stage, own: set[str | None], keep: Se
 
 
 def _read(place: int, record: Any, stage: Stage, own: set[str | None], keep: Sequence[str]) -> Entry:
+    from classifiers.rows import missing
+
     if isinstance(record, Exception):
         raise ValueError(str(record))
     if not isinstance(record, Mapping):
@@ -160,21 +162,15 @@ def _read(place: int, record: Any, stage: Stage, own: set[str | None], keep: Seq
     text, prompt, at = record.get("text"), record.get("prompt"), record.get("stage")
     if not isinstance(text, str):
         raise ValueError("text is missing or no string")
-    if not (_missing(prompt) or isinstance(prompt, str)):
+    if not (missing(prompt) or isinstance(prompt, str)):
         raise ValueError("prompt is no string")
-    if not (_missing(at) or at in tuple(Stage)):
+    if not (missing(at) or at in tuple(Stage)):
         raise ValueError("stage is neither input nor output")
-    stage = stage if _missing(at) else Stage(str(at))
+    stage = stage if missing(at) else Stage(str(at))
     kept = {
         str(name): _plain(value) for name, value in record.items() if name in keep or (ALL in keep and name not in own)
     }
-    role: Role = "user" if stage is Stage.INPUT else "assistant"
-    return Entry(place, Sample(text, role, stage, None if _missing(prompt) else prompt), "", kept)
-
-
-def _missing(value: object) -> bool:
-    """None, NaN and an empty cell."""
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    return Entry(place, Sample.at(text, stage, None if missing(prompt) else prompt), "", kept)
 
 
 def _plain(value: object) -> Any:

@@ -35,8 +35,7 @@ class Row:
 
     def sample(self, stage: Stage) -> Sample:
         """The row as the guard reads it; `stage` holds where the row names none."""
-        at = self.stage or stage
-        return Sample(self.text, "user" if at is Stage.INPUT else "assistant", at, self.prompt)
+        return Sample.at(self.text, self.stage or stage, self.prompt)
 
 
 def standard_input() -> str:

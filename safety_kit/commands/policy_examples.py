@@ -10,6 +10,7 @@ import typer
 from safety_kit import console
 from safety_kit.commands import models
 from safety_kit.errors import PolicyError, UserError
+from safety_kit.types import Sample
 
 if TYPE_CHECKING:
     from safety_kit.policy import Example
@@ -37,7 +38,7 @@ def run(
         raise PolicyError(
             f"{policy} has no examples; add some to its file, as in: examples: [{{text: hello, expect: allow}}]"
         )
-    verdicts = guard.check([sample_of(example) for example in examples])
+    verdicts = guard.check([Sample.at(example.text, example.stage, example.prompt) for example in examples])
     failed = [
         (number, example, verdict, why)
         for number, (example, verdict) in enumerate(zip(examples, verdicts, strict=True))
@@ -73,14 +74,6 @@ def new(
     files.write(path, source.read_bytes())
     print(console.safe(f"{path}: change it, then try: safety-kit policy test {path}"))
     return 0
-
-
-def sample_of(example: Example) -> Any:
-    """The example as the guard reads it."""
-    from safety_kit.types import Sample, Stage
-
-    role: Any = "user" if example.stage is Stage.INPUT else "assistant"
-    return Sample(example.text, role, example.stage, example.prompt)
 
 
 def _missed(example: Example, verdict: Verdict) -> str:
