@@ -6,22 +6,17 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.pii import joined, read_rows
-from benchmarks.result import Figure, figure
+from benchmarks.result import Figure, figure, seconds
 from safety_kit.catalogue import COUNTRIES
 from safety_kit.gemma import Capture, Gemma
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 from safety_kit.types import Message, Sample
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TEXT_CHECKS = f"""
 version: 1
@@ -42,13 +37,6 @@ rules:
 STORY = "The museum opens at nine and the guide waits near the old gate with a map of the town. "
 
 
-def milliseconds(work: Callable[[], object]) -> float:
-    """Wall time of a call."""
-    begin = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - begin)
-
-
 def percentile(what: str, times: list[float], share: int, most: float | None = None) -> Figure:
     """The 95th percentile or another of single times, with a bootstrap interval."""
     sample, rng = np.array(times), np.random.default_rng(0)
@@ -65,7 +53,7 @@ def text_checks(folder: Path, repeats: int) -> list[Figure]:
     pieces = joined(read_rows(folder / "pii"))
     for piece in pieces[:20]:
         guard.check_text(piece)
-    best = [min(milliseconds(lambda t=piece: guard.check_text(t)) for _ in range(repeats)) for piece in pieces]
+    best = [1000 * min(seconds(lambda t=piece: guard.check_text(t)) for _ in range(repeats)) for piece in pieces]
     what = f"patterns, pii of all countries, secrets, urls and invisible text, {len(pieces)} texts of 500 characters"
     return [figure(f"{what}: median", best, "ms", most=3), percentile(f"{what}: p95", best, 95, most=6)]
 
@@ -82,7 +70,7 @@ def keywords(repeats: int) -> Figure:
     guard = Guard(Policy.parse(policy))
     text = (STORY * 1200)[:100_000]
     guard.check_text(text)
-    times = [milliseconds(lambda: guard.check_text(text)) for _ in range(repeats)]
+    times = [1000 * seconds(lambda: guard.check_text(text)) for _ in range(repeats)]
     return figure("5,000 keywords over 100,000 characters, views off", times, "ms", most=10)
 
 
@@ -97,13 +85,13 @@ def probes(gemma: Gemma, repeats: int) -> list[Figure]:
     sample = [Sample(text)]
     ratios = []
     for _ in range(repeats + 1):
-        trunk = milliseconds(lambda: gemma.forward(tokens, bare))
-        ratios.append(milliseconds(lambda: guard.check(sample, "probe")) / trunk)
+        trunk = seconds(lambda: gemma.forward(tokens, bare))
+        ratios.append(seconds(lambda: guard.check(sample, "probe")) / trunk)
     what = "all taught categories on a prompt of 100 tokens, over a bare trunk forward of the same depth"
     figures = [figure(what, ratios[1:], "ratio", most=1.15)]
     for length in (50, 500, 2000, 8000):
         piece = [Sample((STORY * 600)[: content.offsets[length][0]])]
-        times = [milliseconds(lambda s=piece: guard.check(s)) for _ in range(repeats if length < 2000 else 5)]
+        times = [1000 * seconds(lambda s=piece: guard.check(s)) for _ in range(repeats if length < 2000 else 5)]
         name = f"full default policy on a text of {length} tokens"
         figures += [figure(f"{name}: p50", times, "ms"), percentile(f"{name}: p95", times, 95)]
     return figures
@@ -120,5 +108,5 @@ def cold_start(repeats: int) -> Figure:
             subprocess.run(command, check=True, capture_output=True)
 
         run()
-        times = [milliseconds(run) / 1000 for _ in range(repeats)]
+        times = [seconds(run) for _ in range(repeats)]
     return figure("safety-kit check with every text check, whole process", times, "s", most=1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.result import Figure, figure, write
+from benchmarks.result import Figure, figure, seconds, write
 from classifiers import SafetyClassifier, read_examples
 from classifiers.cache import FeatureCache
 from safety_kit.data import data_dir
@@ -24,8 +24,6 @@ from safety_kit.policy import Policy
 from safety_kit.types import Message, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from safety_kit.gemma import Prompt
 
 TOKENS = 64
@@ -39,13 +37,6 @@ rules:
   - {category: banned, stages: [input, output], action: block}
 messages: {default: "No."}
 """
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of a call."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
 
 
 def guarded_ratio(gemma: Gemma, guard: Guard, pairs: int) -> tuple[list[Figure], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,7 +17,7 @@ import numpy as np
 from safety_kit import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,6 +46,13 @@ def figure(
     goal = f"at most {most:g}" if most is not None else f"at least {least:g}" if least is not None else ""
     met = value <= most if most is not None else value >= least if least is not None else None
     return Figure(what, value, *map(float, np.quantile(medians, [0.025, 0.975])), unit, goal, met)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
 
 
 def write(name: str, figures: Sequence[Figure], **more: Any) -> Path:

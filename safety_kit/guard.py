@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from safety_kit.chat import exchange
 from safety_kit.chat.verdict_cache import VerdictCache, batches
 from safety_kit.check_options import DEFAULT_TIMEOUT_MS, JudgeOptions, ProbeOptions
 from safety_kit.checks.base import Check, TextCheck, build
 from safety_kit.checks.disguise import with_views, worst
-from safety_kit.errors import CheckTimeout, SafetyKitError
+from safety_kit.outcome import Outcome, fault, vet
 from safety_kit.policy import DEFAULT_MESSAGE, Policy
 from safety_kit.policy_schema import given_by
 from safety_kit.redact import Cut, Redactor, cuts_of, merge
 from safety_kit.timeouts import Timeouts
-from safety_kit.types import Action, CheckError, Finding, Role, Sample, ScoreKind, Stage, Verdict
+from safety_kit.types import Action, CheckError, Finding, Role, Sample, Stage, Verdict
 
 if TYPE_CHECKING:
     from safety_kit.chat.exchange import RequestVerdict, ResponseVerdict
@@ -41,14 +38,6 @@ _PHASES: Final[dict[Which, tuple[Literal["text", "probe", "judge"], ...]]] = {
     "judge": ("judge",),
 }
 """What is done one after the other: a phase reads what the one before would pass on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one check said of one text."""
-
-    findings: tuple[Finding, ...] = ()
-    errors: tuple[CheckError, ...] = ()
 
 
 class Guard:
@@ -200,6 +189,8 @@ class Guard:
 
     async def acheck(self, samples: Sequence[Sample], checks: Which = "all") -> list[Verdict]:
         """`check`, in a worker thread; a cancelled call's result is dropped, and the guard stays as it was."""
+        import asyncio  # not on the way of a command that checks one text
+
         return await asyncio.to_thread(self.check, samples, checks)
 
     def check_request(
@@ -218,6 +209,8 @@ class Guard:
         Raises:
             ConversationError: It is no chat completion request: where, and what belongs there.
         """
+        from safety_kit.chat import exchange
+
         return exchange.check_request(self, request, request_id or new_request_id(), vault)
 
     def check_response(
@@ -242,6 +235,8 @@ class Guard:
         Raises:
             ConversationError: It is no chat completion: where, and what belongs there.
         """
+        from safety_kit.chat import exchange
+
         return exchange.check_response(self, response, request, request_id or new_request_id(), vault)
 
     @staticmethod
@@ -322,28 +317,6 @@ class Guard:
         role = sample.role if sample.stage is Stage.INPUT else None
         return replace(verdict, text=self.redactor(vault, role).apply(sample.text, merge(cuts)))
 
-    def vet(self, check: Check, findings: Sequence[Finding], stage: Stage, length: int) -> Outcome:
-        """The findings that make sense; one that does not is the check's fault."""
-        if not isinstance(findings, list | tuple):
-            raise TypeError("no list of findings")
-        good = tuple(finding for finding in findings if self._makes_sense(check, finding, stage, length))
-        fault = (CheckError(check.name, "gave a finding that makes no sense"),) if len(good) < len(findings) else ()
-        return Outcome(good, fault)
-
-    def _makes_sense(self, check: Check, finding: object, stage: Stage, length: int) -> bool:
-        if not isinstance(finding, Finding) or finding.category not in check.categories:
-            return False
-        if not (isinstance(finding.check, str) and isinstance(finding.detail, str)):
-            return False
-        if finding.score_kind not in get_args(ScoreKind):
-            return False
-        if not (math.isfinite(finding.score) and 0 <= finding.score <= 1):
-            return False
-        if not (isinstance(finding.spans, tuple) and all(_is_span(span, length) for span in finding.spans)):
-            return False
-        rule = self.policy.rule_for(finding, stage)
-        return bool(finding.spans) or rule is None or rule.action is not Action.REDACT  # nothing to redact
-
     def _check(self, samples: Sequence[Sample], which: Which, vault: Vault | None = None) -> list[Verdict]:
         outcomes: list[list[Outcome]] = [[] for _ in samples]
         timings: list[dict[str, float]] = [{} for _ in samples]
@@ -376,7 +349,7 @@ class Guard:
             if not isinstance(answers, list | tuple):
                 raise TypeError("no list of answers")
             return [
-                self.vet(check, found, sample.stage, len(sample.text))
+                vet(self.policy, check, found, sample.stage, len(sample.text))
                 for found, sample in zip(answers, samples, strict=True)
             ]
         except Exception as error:
@@ -419,18 +392,3 @@ class Guard:
 def new_request_id() -> str:
     """An id for a request that came without one."""
     return secrets.token_hex(8)
-
-
-def _is_span(span: object, length: int) -> bool:
-    if not (isinstance(span, tuple) and len(span) == 2 and all(type(place) is int for place in span)):
-        return False
-    start, end = span
-    return bool(0 <= start < end <= length)
-
-
-def fault(check: Check, error: Exception) -> CheckError:
-    """What is told of an exception: its message only where it is the kit's own, because others may quote the text."""
-    if isinstance(error, CheckTimeout):
-        return CheckError(check.name, str(error), "timeout")
-    message = f": {error}" if isinstance(error, SafetyKitError) else ""
-    return CheckError(check.name, f"failed with {type(error).__name__}{message}")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from safety_kit.checks.base import WHOLE, Check, Delta, started
-from safety_kit.guard import Guard, Which, fault, new_request_id
+from safety_kit.guard import Guard, Which, new_request_id
+from safety_kit.outcome import fault, vet
 from safety_kit.redact import Cut, merge
 from safety_kit.types import Action, CheckError, Finding, Sample, Stage, Verdict
 
@@ -183,7 +184,7 @@ class StreamGuard:
         if not reader.cleared <= cleared <= self._total:
             raise ValueError("cleared what it had not seen")
         reader.state, reader.cleared = state, self._total if final else cleared
-        outcome = self._guard.vet(reader.check, findings, Stage.OUTPUT, self._total)
+        outcome = vet(self._guard.policy, reader.check, findings, Stage.OUTPUT, self._total)
         return outcome.findings, outcome.errors
 
     def _note(self, findings: tuple[Finding, ...]) -> int | None:

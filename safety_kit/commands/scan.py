@@ -13,7 +13,6 @@ import typer
 
 from safety_kit import __version__, console
 from safety_kit.commands import corpus, models, rows_options
-from safety_kit.commands.scan_output import Output
 from safety_kit.errors import UserError
 from safety_kit.types import Action, Stage
 
@@ -63,6 +62,7 @@ def scan(
     """
     from tqdm import tqdm
 
+    from safety_kit.commands.scan_output import Output
     from safety_kit.commands.scan_workers import Settings, scanner
 
     if Path(source).exists() and out.exists() and out.samefile(source):
