@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from safety_kit.commands import models
 from safety_kit.errors import SafetyKitError
+from safety_kit.types import CheckError, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,15 +111,8 @@ def _verdict(guard: Guard, verdict: Verdict, keep_text: bool) -> dict[str, Any]:
 
 def _unread(guard: Guard, fault: str) -> dict[str, Any]:
     """A row without a text: a fault, so that the policy says what it leads to."""
-    errors = [{"check": "row", "message": fault}]
-    return {
-        "stage": None,
-        "action": str(guard.policy.on_error),
-        "findings": [],
-        "errors": errors,
-        "timings": {},
-        "policy_digest": guard.digest,
-    }
+    verdict = guard.decide(Stage.INPUT, (), [CheckError("row", fault)], {})
+    return _verdict(guard, verdict, keep_text=False) | {"stage": None}
 
 
 def _parts(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
