@@ -16,7 +16,7 @@ from safety_kit.checks.disguise import with_views, worst
 from safety_kit.outcome import Outcome, fault, vet
 from safety_kit.policy import DEFAULT_MESSAGE, Policy
 from safety_kit.policy_schema import given_by
-from safety_kit.redact import Cut, Redactor, cuts_of, merge
+from safety_kit.redact import Cut, Redactor, cuts_of, merge, writer
 from safety_kit.timeouts import Timeouts
 from safety_kit.types import Action, CheckError, Finding, Role, Sample, Stage, Verdict
 
@@ -310,12 +310,12 @@ class Guard:
         rule = self.policy.rule_for(finding, stage)
         return cuts_of(finding, rule.form) if rule and rule.action is Action.REDACT else []
 
-    def _passed(self, verdict: Verdict, sample: Sample, vault: Vault | None) -> Verdict:
+    def passed(self, verdict: Verdict, sample: Sample, vault: Vault | None) -> Verdict:
+        """A verdict with the text that may be passed on, redacted as its findings ask; a blocked one as it is."""
         if verdict.blocked:
             return verdict
-        cuts = [cut for finding in verdict.findings for cut in self.cuts(finding, verdict.stage)]
-        role = sample.role if sample.stage is Stage.INPUT else None
-        return replace(verdict, text=self.redactor(vault, role).apply(sample.text, merge(cuts)))
+        cuts = merge(cut for finding in verdict.findings for cut in self.cuts(finding, verdict.stage))
+        return replace(verdict, text=self.redactor(vault, writer(sample)).apply(sample.text, cuts))
 
     def _check(self, samples: Sequence[Sample], which: Which, vault: Vault | None = None) -> list[Verdict]:
         outcomes: list[list[Outcome]] = [[] for _ in samples]
@@ -330,7 +330,7 @@ class Guard:
                 for i in indices:
                     timings[i][check.name] = spent
         return [
-            self._passed(
+            self.passed(
                 self.decide(
                     sample.stage,
                     [finding for outcome in outcomes[i] for finding in outcome.findings],

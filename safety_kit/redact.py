@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from safety_kit.policy import Form
-from safety_kit.types import Finding, Role
+from safety_kit.types import Finding, Role, Sample, Stage
 from safety_kit.vault import Vault
 
 
@@ -41,6 +41,11 @@ def merge(cuts: Iterable[Cut]) -> list[Cut]:
         best = max(group, key=lambda cut: (cut.finding.score, cut.end - cut.start, -cut.start))
         joined.append(Cut(group[0].start, max(cut.end for cut in group), best.finding, best.form))
     return joined
+
+
+def writer(sample: Sample) -> Role | None:
+    """Whose a value in this text is, for a vault; None: the reply's that is being checked."""
+    return sample.role if sample.stage is Stage.INPUT else None
 
 
 @dataclass(slots=True)

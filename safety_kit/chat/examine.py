@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from safety_kit.chat.conversation import NOTHING, Asked, Conversation, Kind, Unit, parse
 from safety_kit.chat.joined import Joined, Piece, seams, windows
 from safety_kit.chat.places import Path, Walker, rewritten, show
-from safety_kit.chat.verdict_cache import check_cached, writer
+from safety_kit.chat.verdict_cache import check_cached
 from safety_kit.errors import ConversationError
-from safety_kit.redact import Cut, merge
+from safety_kit.redact import Cut, merge, writer
 from safety_kit.types import Action, Finding, Role, Sample, Stage, Verdict
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from safety_kit.redact import merge
-from safety_kit.types import Role, Sample, Stage, Verdict
+from safety_kit.types import Sample, Verdict
 
 if TYPE_CHECKING:
     from safety_kit.guard import Guard, Which
@@ -68,11 +67,6 @@ class VerdictCache:
                 self._kept.popitem(last=False)
 
 
-def writer(sample: Sample) -> Role | None:
-    """Whose a value in this text is, for a vault; None: the reply's that is being checked."""
-    return sample.role if sample.stage is Stage.INPUT else None
-
-
 def batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
     """Samples in order, at most `BATCH` and `BATCH_CHARACTERS` at once; a longer text comes alone."""
     batch: list[Sample] = []
@@ -123,14 +117,6 @@ def check_cached(
         known[key] = verdict
         guard.cache.put(key, verdict)
     return [
-        known[key] if key in new else _with_text(guard, replace(known[key], request_id=request_id), sample, vault)
+        known[key] if key in new else guard.passed(replace(known[key], request_id=request_id), sample, vault)
         for key, sample in zip(keys, samples, strict=True)
     ]
-
-
-def _with_text(guard: Guard, verdict: Verdict, sample: Sample, vault: Vault | None) -> Verdict:
-    """A kept verdict with what may be passed on; redaction is done anew."""
-    if verdict.blocked:
-        return verdict
-    cuts = merge(cut for finding in verdict.findings for cut in guard.cuts(finding, verdict.stage))
-    return replace(verdict, text=guard.redactor(vault, writer(sample)).apply(sample.text, cuts))
