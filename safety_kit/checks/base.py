@@ -149,3 +149,12 @@ def utf8_safe(text: str) -> str:
     except UnicodeEncodeError:
         return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
     return text
+
+
+def joined(pieces: Any) -> str:
+    """The text of pieces that are linked each to those before it."""
+    parts = []
+    while pieces:
+        pieces, part = pieces
+        parts.append(part)
+    return "".join(reversed(parts))

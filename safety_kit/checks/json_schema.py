@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from safety_kit.check_options import JsonOptions
-from safety_kit.checks.base import WHOLE, Delta, Lookahead, StepResult, TextCheck
+from safety_kit.checks.base import WHOLE, Delta, Lookahead, StepResult, TextCheck, joined
 from safety_kit.schemas import Fault, Schema, parse
 from safety_kit.types import Finding
 
@@ -46,15 +46,6 @@ class JsonCheck(TextCheck):
                 return []
             found = ("json.schema", asked)
         return [Finding(self.name, found[0], 1.0, "rule", (), found[1])] if found[0] in self.categories else []
-
-
-def joined(pieces: Any) -> str:
-    """The text of pieces that are linked each to those before it."""
-    parts = []
-    while pieces:
-        pieces, part = pieces
-        parts.append(part)
-    return "".join(reversed(parts))
 
 
 def _inside_fence(text: str) -> str:

@@ -12,7 +12,7 @@ import ahocorasick_rs
 import re2
 
 from safety_kit.check_options import PatternsOptions
-from safety_kit.checks.base import WHOLE, Delta, Lookahead, StepResult, TextCheck, utf8_safe
+from safety_kit.checks.base import WHOLE, Delta, Lookahead, StepResult, TextCheck, joined, utf8_safe
 from safety_kit.checks.disguise import through_views
 from safety_kit.checks.prefix import open_from
 from safety_kit.checks.runs import DISGUISE, Held, Runs
@@ -38,22 +38,6 @@ class _Tail:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """A piece of a text and the one before it: a state that grows without copying what it holds."""
-
-    before: _Piece | None
-    text: str
-
-    def joined(self) -> str:
-        pieces: list[str] = []
-        piece: _Piece | None = self
-        while piece is not None:
-            pieces.append(piece.text)
-            piece = piece.before
-        return "".join(reversed(pieces))
-
-
-@dataclass(frozen=True, slots=True)
 class _State:
     """Of keywords, of regexes, and where the first regex match begins or may begin that no window has decided.
 
@@ -63,7 +47,7 @@ class _State:
     words: _Tail = field(default_factory=_Tail)
     seen: Seen = field(default_factory=Seen)
     open: int = 0
-    pieces: _Piece | None = None
+    pieces: Any = ()
     hidden: Held = field(default_factory=Held)
 
 
@@ -100,7 +84,7 @@ class PatternsCheck(TextCheck):
         re_options.log_errors = False
         self._regexes = [re2.compile(regex, re_options) for regex in options.regexes]
         self._open = [open_from(regex, options.ignore_case) for regex in options.regexes]
-        self._whole = options.max_length == "unbounded" and bool(self._regexes)
+        self._whole = options.reads_whole
         reach = 128 if options.max_length == "unbounded" else options.max_length
         self._windows = Windows(step=max(128, reach), reach=reach)
         self._hidden = through_views(lambda piece: [], self._find_hidden)
@@ -118,8 +102,8 @@ class PatternsCheck(TextCheck):
         hits: list[Hit] = []
         pieces = state.pieces
         if self._whole:
-            pieces = _Piece(pieces, text)
-            hits = self._find(pieces.joined()) if final else []
+            pieces = (pieces, text)
+            hits = self._find(joined(pieces)) if final else []
             cleared = cleared if final else 0
         elif self._regexes:
             seen, hits, decided = self._windows.advance(seen, text, final, self._find)

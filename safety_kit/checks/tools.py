@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from safety_kit.check_options import ToolsOptions
-from safety_kit.checks.base import Delta, Lookahead, StepResult, TextCheck
-from safety_kit.checks.json_schema import joined
+from safety_kit.checks.base import Delta, Lookahead, StepResult, TextCheck, joined
 from safety_kit.schemas import Fault, Schema, parse
 from safety_kit.types import Finding, Sample
 
