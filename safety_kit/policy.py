@@ -178,6 +178,14 @@ class Policy:
         return never_decides(self.rules, self.budget is not None)
 
     @property
+    def needs_model(self) -> bool:
+        """Whether its guard wants a Gemma: for probes, or for judges that name no model of their own."""
+        return any(
+            isinstance(options, ProbeOptions) or (isinstance(options, JudgeOptions) and options.model is None)
+            for options in self.checks.values()
+        )
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the content alone; a verdict carries `digest_with`'s."""
         return hashlib.sha256(self.content.encode()).hexdigest()

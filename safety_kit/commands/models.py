@@ -39,14 +39,7 @@ def load(model: str, revision: str | None, device: str, dtype: str) -> Gemma:
 
 def gemma_for(policies: Sequence[Policy], model: str, revision: str | None, device: str, dtype: str) -> Gemma | None:
     """The Gemma that guards of these policies read; None where none has probes, or judges that name no other."""
-    from safety_kit.check_options import JudgeOptions, ProbeOptions
-
-    read = any(
-        isinstance(options, ProbeOptions) or (isinstance(options, JudgeOptions) and options.model is None)
-        for policy in policies
-        for options in policy.checks.values()
-    )
-    return load(model, revision, device, dtype) if read else None
+    return load(model, revision, device, dtype) if any(policy.needs_model for policy in policies) else None
 
 
 def guard_for(policy: str, model: str, revision: str | None, device: str, dtype: str) -> Guard:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, cast
 
-from safety_kit.check_options import JudgeOptions, ProbeOptions
 from safety_kit.errors import MissingExtra, UserError
 from safety_kit.guard import Guard
 from safety_kit.integrations import OnBlock
@@ -157,7 +156,7 @@ class SafetyKitGuardrail(CustomGuardrail):
 
 def _load(source: str) -> Guard:
     policy = Policy.load(source)
-    if not any(isinstance(options, ProbeOptions | JudgeOptions) for options in policy.checks.values()):
+    if not policy.needs_model:
         return Guard(policy)
     from safety_kit.gemma import Gemma
 
