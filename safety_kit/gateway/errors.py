@@ -21,7 +21,7 @@ def error_body(message: str, type_: str, code: str | None, param: str | None = N
     return {
         "error": {
             "message": _writable(message),
-            "type": type_,
+            "type": _writable(type_),
             "code": None if code is None else _writable(code),
             "param": None if param is None else _writable(param),
         }

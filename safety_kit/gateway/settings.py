@@ -36,6 +36,14 @@ def _like(pattern: str, hint: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError("use an address or a network such as 10.0.0.0/8") from None
+
+
+Network = Annotated[str, AfterValidator(_network)]
 Rate = Annotated[
     str,
     _like(r"[1-9]\d{0,8}/([1-9]\d{0,4} )?(second|minute|hour|day)s?", "use a rate such as 60/minute"),
@@ -181,6 +189,7 @@ class Settings(Section):
         upstream: Who generates instead.
         keys: File of API keys (hashed); None: none is asked for.
         allow_anonymous: Listen beyond loopback without keys.
+        proxies: Addresses or networks of balancers whose ``X-Forwarded-For`` is believed; none by default.
         cors_origins: Origins whose web pages may call; none by default.
         blocked: A blocked reply is a ``completion`` with the policy's message, or an ``error`` (400).
         parallel: The upstream reads the prompt while it is checked; nothing is released before both are done.
@@ -197,6 +206,7 @@ class Settings(Section):
     upstream: Upstream | None = None
     keys: Path | None = None
     allow_anonymous: bool = False
+    proxies: tuple[Network, ...] = ()
     cors_origins: tuple[Origin, ...] = ()
     blocked: Literal["completion", "error"] = "completion"
     parallel: bool = False
