@@ -23,6 +23,7 @@ from safety_kit.commands import (
     explain,
     generate,
     judge,
+    keys,
     measure,
     policy,
     publish,
@@ -129,6 +130,7 @@ app.command()(scan.scan)
 app.command()(generate.generate)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> NoReturn:

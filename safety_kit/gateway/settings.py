@@ -25,7 +25,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 
 
-def _like(pattern: str, hint: str) -> AfterValidator:
+def like(pattern: str, hint: str) -> AfterValidator:
     """Holds a text against a pattern; `hint` is what to do about one that does not fit."""
 
     def check(value: str) -> str:
@@ -46,14 +46,14 @@ def _network(value: str) -> str:
 Network = Annotated[str, AfterValidator(_network)]
 Rate = Annotated[
     str,
-    _like(r"[1-9]\d{0,8}/([1-9]\d{0,4} )?(second|minute|hour|day)s?", "use a rate such as 60/minute"),
+    like(r"[1-9]\d{0,8}/([1-9]\d{0,4} )?(second|minute|hour|day)s?", "use a rate such as 60/minute"),
 ]
-Variable = Annotated[str, _like(r"[A-Za-z_]\w*", "name an environment variable, such as UPSTREAM_KEY")]
-Url = Annotated[str, _like(r"https?://[^\s?#]+", "use a URL such as http://127.0.0.1:4318")]
-Route = Annotated[str, _like(r"/[A-Za-z0-9._/-]*", "use a path such as /health")]
+Variable = Annotated[str, like(r"[A-Za-z_]\w*", "name an environment variable, such as UPSTREAM_KEY")]
+Url = Annotated[str, like(r"https?://[^\s?#]+", "use a URL such as http://127.0.0.1:4318")]
+Route = Annotated[str, like(r"/[A-Za-z0-9._/-]*", "use a path such as /health")]
 Origin = Annotated[
     str,
-    _like(
+    like(
         r"https?://[A-Za-z0-9.-]+(:\d{1,5})?",
         "name an origin such as https://chat.example.com (* would let every web page in)",
     ),
@@ -267,6 +267,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def beside(path: Path, policy: str) -> str:
+    """A policy as the file at `path` names it: one with a path is looked for beside that file, a shipped one is not."""
+    return str(path.parent / policy) if "/" in policy or policy.endswith((".yaml", ".yml")) else policy
+
+
 _AIP = {"AIP_HTTP_PORT": "port", "AIP_HEALTH_ROUTE": "vertex.health", "AIP_PREDICT_ROUTE": "vertex.predict"}
 _OTEL = {"OTEL_EXPORTER_OTLP_ENDPOINT": "telemetry.endpoint"}
 _FILES = ("keys", "audit.file", "review.folder", "policy", "shadow")
@@ -291,19 +296,18 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"{path}: must be a mapping: names with values below it.")
     for name in _FILES:
-        _relative_to(path.parent, content, name)
+        _relative_to(path, content, name)
     return content
 
 
-def _relative_to(folder: Path, content: dict[str, Any], name: str) -> None:
-    """Find a file that is named from beside the settings; a shipped policy's bare name is left."""
+def _relative_to(path: Path, content: dict[str, Any], name: str) -> None:
+    """Read the name of a file as one from beside the settings."""
     section, _, key = name.rpartition(".")
     where = content.get(section) if section else content
     value = where.get(key) if isinstance(where, dict) else None
     if not isinstance(where, dict) or not isinstance(value, str):
         return
-    if name not in ("policy", "shadow") or "/" in value or value.endswith((".yaml", ".yml")):
-        where[key] = str(folder / value)
+    where[key] = beside(path, value) if name in ("policy", "shadow") else str(path.parent / value)
 
 
 def _put(content: dict[str, Any], name: str, value: Any) -> None:
