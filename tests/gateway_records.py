@@ -8,7 +8,6 @@ from integration_helpers import MAIL, SECRET, make_guard
 
 from safety_kit.gateway.record import Record, outcome_of
 
-GUARD = make_guard()
 CANARY = "CANARY-7f3a"
 ASKED = {"model": "m", "messages": [{"role": "user", "content": f"{CANARY} {MAIL} {SECRET}"}]}
 REPLY = {
@@ -20,8 +19,9 @@ REPLY = {
 
 def record(**changed: Any) -> Record:
     """A request that was blocked and a reply that was redacted, both around a canary."""
-    request = GUARD.check_request(ASKED, request_id="r1")
-    response = GUARD.check_response(REPLY, request_id="r1")
+    guard = make_guard()  # a new one: it remembers verdicts, and then has no timings
+    request = guard.check_request(ASKED, request_id="r1")
+    response = guard.check_response(REPLY, request_id="r1")
     fields: dict[str, Any] = {
         "request_id": "r1",
         "route": "/v1/chat/completions",

@@ -93,7 +93,9 @@ def test_headers_that_do_not_come_have_an_end(sent: bytes) -> None:
     run(test)
 
 
-@pytest.mark.parametrize(("first", "piece"), [(b"POST /", b"a"), (HEAD + b"x-slow: ", b"a"), (b"", b"\r\n")])
+@pytest.mark.parametrize(
+    ("first", "piece"), [(b"POST /", b"a"), (HEAD + b"x-slow: ", b"a"), (b"", b"\r\n"), (WHOLE, b"\r\n")]
+)
 def test_a_byte_now_and_then_does_not_prolong_it(first: bytes, piece: bytes) -> None:
     async def test(_: App, server: Served) -> None:
         reader, writer = await server.raw(first)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
 from safety_kit.errors import UserError
 from safety_kit.gateway.settings import Settings
@@ -91,3 +94,22 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"port: \xff")
     with pytest.raises(UserError, match="not UTF-8"):
         Settings.load(tmp_path / "bytes.yaml", {}, {})
+
+
+def names(section: type[BaseModel], under: str = "") -> Iterator[str]:
+    """Every setting by its dotted name."""
+    for name, field in section.model_fields.items():
+        inner = next((type_ for type_ in (field.annotation, *get_args(field.annotation)) if is_section(type_)), None)
+        yield from names(inner, f"{under}{name}.") if inner else [f"{under}{name}"]
+
+
+def is_section(type_: Any) -> bool:
+    return isinstance(type_, type) and issubclass(type_, BaseModel)
+
+
+def test_the_guide_explains_every_setting() -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/gateway-settings.md").read_text(encoding="utf-8")
+    rows = [row for row in guide.splitlines() if row.startswith("| `")]
+    told = {name for row in rows for name in re.findall(r"`([\w.]+)`", row.split("|")[1])}
+    with_heading = ("upstream.", "limits.")
+    assert {name.removeprefix(with_heading[0]).removeprefix(with_heading[1]) for name in names(Settings)} <= told
