@@ -113,6 +113,11 @@ class Connection(HttpToolsProtocol):
             self._sending = None
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._sending is not None:  # the next request has begun: its turn, and its time, is now
+            self._await_client(self._limits.header_timeout)
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._unread = self.loop.call_later(self._limits.reply_timeout, self.transport.abort)
