@@ -47,6 +47,15 @@ class Server:
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
 
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that does not help."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
     def kill(self) -> None:
         """`kill -9`."""
         self.process.kill()
@@ -70,22 +79,17 @@ def running(command: Sequence[str], url: str, ready: str, seconds: float = 60) -
         log = Path(folder) / "log"
         begin = time.perf_counter()
         with log.open("wb") as out:
-            process = _start(command, out)
+            server = Server(url, _start(command, out), 0.0, log)
         try:
             while not answers(ready):
-                if process.poll() is not None or time.perf_counter() - begin > seconds:
+                if server.process.poll() is not None or time.perf_counter() - begin > seconds:
                     end = log.read_text(errors="replace")[-2000:]
                     raise RuntimeError(f"{' '.join(command[:6])} … did not become ready:\n{end}")
                 time.sleep(0.005)
-            yield Server(url, process, time.perf_counter() - begin, log)
+            server.seconds = time.perf_counter() - begin
+            yield server
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(15)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+            server.stop()
 
 
 def upstream(rate: float = 20, first: float = 0.0, tokens: int = 32) -> tuple[list[str], int]:

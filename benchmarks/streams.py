@@ -30,6 +30,7 @@ class Answer:
         done: Whether it came to its own end: ``[DONE]``, or the last byte of what is no stream.
         error: An error that the server told in the stream, or the client's: a connection that broke.
         body: All of it, where the caller asked for that.
+        port: The client's own.
     """
 
     status: int = 0
@@ -40,6 +41,7 @@ class Answer:
     done: bool = False
     error: str | None = None
     body: bytearray = field(default_factory=bytearray)
+    port: int = 0
 
     @property
     def good(self) -> bool:
@@ -133,6 +135,7 @@ async def ask(
             loop = asyncio.get_running_loop()
             transport, reader = await loop.create_connection(lambda: _Reader(keep), to.hostname, to.port)
             reader.begin = begin
+            reader.answer.port = transport.get_extra_info("sockname")[1]
             try:
                 transport.write(head.encode() + b"\r\n" + content)
                 await reader.ended
