@@ -30,8 +30,9 @@ class Balancer:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its beginning to its end."""
         client = writer.get_extra_info("peername")[1]
-        for _ in self.ports:
-            number = self._turn = (self._turn + 1) % len(self.ports)
+        self._turn = turn = self._turn + 1
+        for i in range(len(self.ports)):
+            number = (turn + i) % len(self.ports)
             try:
                 there, back = await asyncio.open_connection("127.0.0.1", self.ports[number])
                 break

@@ -197,7 +197,7 @@ class Killed:
     Attributes:
         open: Streams that were open on it.
         ended: Those of them that ended with an error.
-        others: Streams of the other replica, and those that began later, that failed.
+        others: Streams of the other replica that failed.
         after: Requests that were answered after the kill.
         verified: Whether `safety-kit audit verify` finds both audit chains whole.
     """
@@ -253,7 +253,7 @@ async def _killing(
         killed_at = loop.time()
         await asyncio.gather(*workers)
     hit = [answer for _, answer in answers if answer.port in victims]
-    others = [answer for _, answer in answers if answer.port not in victims]
+    others = [answer for _, answer in answers if front.went.get(answer.port) != 0]
     return (
         len(victims),
         sum(answer.status == 200 and not answer.done and answer.error is not None for answer in hit),
