@@ -198,7 +198,7 @@ async def _stream(
     for index in indices:
         for delta in _tool_deltas(request, behaviour):
             await chunk({"index": index, "delta": delta, "finish_reason": None})
-        end = {"delta": {}} if chat else {"text": ""}
+        end: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
         await chunk({"index": index, **end, "finish_reason": _finish(request, behaviour)})
     if (request.get("stream_options") or {}).get("include_usage"):
         usage = _usage(request, number * len(indices))

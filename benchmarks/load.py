@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
@@ -20,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
-
 from benchmarks.fake_upstream import STORY
 from benchmarks.processes import Server, fake_upstream, gateway
 from benchmarks.streams import Answer, ask
@@ -230,7 +229,7 @@ def _levels(server: Server, streams: Sequence[int], seconds: float, make: Callab
         for error, count in level.errors.most_common(5):
             print(f"  {count} × {error}", file=sys.stderr)
         failed += sum(level.errors.values())
-    print(f"of {psutil.cpu_count()} cores\n")
+    print(f"of {os.cpu_count()} cores\n")
     return failed
 
 

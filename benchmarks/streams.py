@@ -129,20 +129,22 @@ async def ask(
         f"POST {to.path}{path} HTTP/1.1\r\nhost: {to.netloc}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(content)}\r\nconnection: close\r\n"
     ) + (f"authorization: Bearer {key}\r\n" if key else "")
-    begin = time.perf_counter()
+    answer, begin = Answer(), time.perf_counter()
     try:
         async with asyncio.timeout(timeout):
             loop = asyncio.get_running_loop()
-            transport, reader = await loop.create_connection(lambda: _Reader(keep), to.hostname, to.port)
-            reader.begin = begin
-            reader.answer.port = transport.get_extra_info("sockname")[1]
+            transport, reader = await loop.create_connection(lambda: _Reader(keep), to.hostname or "", to.port or 80)
+            answer, reader.begin = reader.answer, begin
+            answer.port = transport.get_extra_info("sockname")[1]
             try:
                 transport.write(head.encode() + b"\r\n" + content)
                 await reader.ended
-            except TimeoutError:
-                reader.answer.error = "no end in time"
             finally:
                 transport.abort()
-            return reader.answer
+    except TimeoutError:
+        answer.error = "no end in time"
     except OSError as error:
-        return Answer(whole=time.perf_counter() - begin, error=f"no answer: {type(error).__name__}")
+        answer.error = f"no answer: {type(error).__name__}"
+    if not answer.whole:
+        answer.whole = time.perf_counter() - begin
+    return answer

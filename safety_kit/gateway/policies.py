@@ -65,6 +65,7 @@ class Policies:
         default: str = "default",
         others: Callable[[], Iterable[str]] = tuple,
         *,
+        shadow: str | None = None,
         build: Build = Guard,
         on_event: OnEvent | None = None,
         classifiers: Path | None = None,
@@ -73,7 +74,8 @@ class Policies:
 
         Args:
             default: Name or file of the policy of requests that name none.
-            others: Gives those that API keys name, and a shadow policy's; asked again at each look.
+            others: Gives those that API keys name; asked again at each look.
+            shadow: A policy that is judged and not enforced.
             build: Makes the guard of a policy; called in the thread that looks.
             on_event: Told of each policy that is loaded or refused: its name, which, and a sentence.
             classifiers: Folder of the model's own classifiers, to be watched with the policies that name them.
@@ -83,6 +85,7 @@ class Policies:
         """
         self.default = default
         self._others = others
+        self._shadow = shadow
         self._build = build
         self._on_event = on_event
         self._classifiers = classifiers
@@ -106,6 +109,10 @@ class Policies:
         if entry is None or entry.guard is None:
             raise PolicyError("The policy of this request is not served; look at /readyz and correct its file.")
         return entry.guard
+
+    def shadow(self) -> Guard | None:
+        """The shadow policy's guard as it is now; None: there is none."""
+        return None if self._shadow is None else self.guard(self._shadow)
 
     def status(self) -> dict[str, PolicyStatus]:
         """How each policy stands, by name."""
@@ -152,7 +159,8 @@ class Policies:
                 told = message
 
     def _names(self) -> list[str]:
-        return list(dict.fromkeys([self.default, *self._others()]))
+        shadow = [] if self._shadow is None else [self._shadow]
+        return list(dict.fromkeys([self.default, *shadow, *self._others()]))
 
     def _load(self, name: str, entry: _Entry, seen: Look) -> None:
         """Build a policy's guard and serve it, if the files are still as they were seen."""

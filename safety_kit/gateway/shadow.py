@@ -54,11 +54,11 @@ class _Waiting:
 class Shadow:
     """Judges requests by a second policy in threads of its own. Safe for threads."""
 
-    def __init__(self, guard: Callable[[], Guard], *, threads: int = 1) -> None:
+    def __init__(self, guard: Callable[[], Guard | None], *, threads: int = 1) -> None:
         """Start the threads.
 
         Args:
-            guard: Gives the shadow policy's guard as it is now: ``lambda: policies.guard("stricter.yaml")``.
+            guard: Gives the shadow policy's guard as it is now: `Policies.shadow`.
             threads: How many; each takes time from the processor that the real answers use.
         """
         self._guard = guard
@@ -132,6 +132,8 @@ class Shadow:
         digest = ""
         try:
             guard = self._guard()
+            if guard is None:
+                return "error", digest
             digest = guard.digest
             verdicts = one.judge(guard)
         except Exception:

@@ -203,6 +203,20 @@ def test_each_key_has_its_policy_and_an_unknown_one_is_never_replaced(file: Path
     assert policies.status()["absent.yaml"].digest is None
 
 
+def test_the_shadow_policy_is_reloaded_like_the_others(file: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second.yaml"
+    second.write_text(page("cherry"))
+    policies = Policies(str(file), shadow=str(second))
+    second.write_text(page("mango"))
+    policies.look()
+    policies.look()
+    shadow = policies.shadow()
+    assert shadow is not None
+    assert blocks(shadow, "mango")
+    assert not blocks(policies.guard(), "mango")
+    assert Policies(str(file)).shadow() is None
+
+
 def test_a_start_with_a_bad_policy_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         Policies(str(tmp_path / "absent.yaml"))
