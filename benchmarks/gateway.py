@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -207,9 +208,7 @@ def _count(what: str, number: int) -> Figure:
 
 def model(quick: bool) -> list[Figure]:
     """What the guard's model stands: prompts a second, streams with output probes."""
-    from benchmarks import gateway_model
-
-    return list(gateway_model.figures(quick))
+    return list(importlib.import_module("benchmarks.gateway_model").figures(quick))
 
 
 def parts(quick: bool, minutes: float) -> dict[str, Callable[[], list[Figure]]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from benchmarks.fake_upstream import STORY
 from benchmarks.processes import Server, fake_upstream, gateway
 from benchmarks.streams import Answer, ask
