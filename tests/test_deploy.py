@@ -126,7 +126,8 @@ def test_replicas_share_nothing_but_their_settings_and_redis(compose: dict[str, 
     assert len(replicas) == 2
     writable = [{v for v in service["volumes"] if not v.endswith(":ro")} for service in replicas]
     assert not writable[0] & writable[1]
-    assert settings.limits.redis == "redis://redis:6379/0"
+    assert loaded("config/gateway.yaml")["limits"]["redis"] == "redis://redis:6379/0"
+    assert "redis" in compose["services"]
     assert settings.audit.file is not None
     folder = str(settings.audit.file.parent)
     assert all(any(v.split(":")[1] == folder for v in own) for own in writable)
@@ -171,3 +172,21 @@ def test_the_balancer_holds_no_token_back_and_asks_no_replica_twice(settings: Se
     most = re.search(r"client_max_body_size (\d+)m;", nginx)
     assert most is not None
     assert int(most[1]) * 2**20 >= settings.limits.body
+
+
+def test_alerts_ask_for_metrics_that_there_are() -> None:
+    metrics = pytest.importorskip("safety_kit.gateway.metrics")
+    page = (
+        metrics.Metrics(routes=(), categories=(), checks=(), queued=lambda: 0, running=lambda: 0).render()[0].decode()
+    )
+    known = set(re.findall(r"^# TYPE (\w+) \w+$", page, re.MULTILINE))
+    known |= {f"{name}_bucket" for name in known}
+    asked = {
+        name
+        for group in loaded("alerts.yml")["groups"]
+        for rule in group["rules"]
+        for name in re.findall(r"safety_kit_\w+", rule["expr"])
+    }
+    assert asked
+    assert asked <= known
+    assert loaded("prometheus.yml")["rule_files"] == ["alerts.yml"]
