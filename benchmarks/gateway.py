@@ -139,11 +139,11 @@ async def _throughput(server: Server, seconds: float, numbers: int) -> float:
 def start(repeats: int) -> list[Figure]:
     """Seconds from the start of the process until `/readyz` says so."""
     times: dict[str, list[float]] = {"text checks only": [], "with the embedded Gemma": []}
-    with policy_file(TEXT_CHECKS) as text_checks:
+    with policy_file(TEXT_CHECKS) as text_checks, fake_upstream() as upstream:
         for _ in range(repeats):
-            with gateway(text_checks, "http://127.0.0.1:9/v1") as server:
+            with gateway(text_checks, upstream.url) as server:
                 times["text checks only"].append(server.seconds)
-            with gateway("default", None) as server:
+            with gateway("default", upstream.url) as server:
                 times["with the embedded Gemma"].append(server.seconds)
     return [
         figure(f"start of the process to ready, {name}", values, "s", most=most)
@@ -169,6 +169,7 @@ def endurance(seconds: float, streams: int = 128) -> list[Figure]:
         _count(f"{what}: errors, {len(level.answers)} requests", sum(level.errors.values()) - level.leaks),
         _count(f"{what}: replies in which an unchecked text arrived", level.leaks),
         percentile(f"{what}: time to first byte, p95", _firsts(level), 95),
+        figure(f"{what}: processor time of the gateway", [level.gateway], "cores"),
     ]
 
 
