@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,10 @@ from safety_kit.gateway.errors import ApiError
 from safety_kit.gateway.flow import Flow
 from safety_kit.gateway.journal import Journal
 from safety_kit.gateway.responses import error_response
-from safety_kit.gateway.routes import completions
+from safety_kit.gateway.routes import completions, guard, health, models, moderations
+from safety_kit.gateway.routes import vertex as predictions
+from safety_kit.gateway.routes.health import State
+from safety_kit.gateway.routes.vertex import VertexRoutes
 from safety_kit.gateway.services import Services
 from safety_kit.gateway.settings import Settings
 
@@ -44,7 +48,14 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     journal = Journal(services, settings.audit.required)
     endpoint = Endpoint(settings, services, journal)
     flow = Flow(settings, services, journal)
+    vertex = VertexRoutes.of(os.environ)
+    app.state.gateway = State()
     app.include_router(completions.router(endpoint, flow))
+    app.include_router(moderations.router(endpoint))
+    app.include_router(models.router(endpoint, services))
+    app.include_router(guard.router(endpoint))
+    app.include_router(predictions.router(endpoint, flow, vertex.predict))
+    app.include_router(health.router(services, app.state.gateway, vertex.health))
     app.add_exception_handler(HTTPException, _http_error)
     return app
 

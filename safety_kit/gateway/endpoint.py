@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from safety_kit.chat.exchange import Verdicts
 from safety_kit.errors import ConversationError, UserError
 from safety_kit.gateway.backends import BackendError
 from safety_kit.gateway.body import Open, read_body, validated
 from safety_kit.gateway.errors import ApiError, bad_request, no_service
-from safety_kit.gateway.exchange import failed, outcome_of_error
+from safety_kit.gateway.exchange import failed, internal, note_block, outcome_of_error
 from safety_kit.gateway.journal import Journal
-from safety_kit.gateway.record import Outcome
-from safety_kit.gateway.responses import error_response, while_there
+from safety_kit.gateway.record import Outcome, outcome_of
+from safety_kit.gateway.responses import error_response, json_response, while_there
 from safety_kit.gateway.services import Services
 from safety_kit.gateway.settings import Settings
 from safety_kit.gateway.ticket import Ticket
@@ -25,6 +26,8 @@ from safety_kit.gateway.told import headers
 from safety_kit.guard import Guard, new_request_id
 
 Body = TypeVar("Body", bound=Open)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = logging.getLogger("safety_kit.gateway")
 
@@ -52,15 +55,25 @@ class Endpoint:
             fields: What its body must hold.
             work: What makes the answer of the body; it ends with a record, of which errors are the exception.
         """
-        ticket = Ticket(new_request_id(), route)
-        try:
-            ticket.name(request)
-            await self.admit(request, ticket)
+
+        async def inside(ticket: Ticket) -> Response:
             ticket.guard = self._guard(ticket)
             body = await read_body(request, self._settings.limits.body, self._services.workers)
             ticket.call_it(body.get("model"))
             valid = validated(fields, body)
             return await while_there(request.receive, work(ticket, body, valid))
+
+        return await self.serve_plain(request, route, inside)
+
+    async def serve_plain(
+        self, request: Request, route: str, work: Callable[[Ticket], Awaitable[Response]]
+    ) -> Response:
+        """Answer a request without a body; see `serve`."""
+        ticket = Ticket(new_request_id(), route)
+        try:
+            ticket.name(request)
+            await self.admit(request, ticket)
+            return await work(ticket)
         except ClientDisconnect:
             await self._record(ticket, ApiError(499, "The client has gone.", "cancelled"))
             return Response(status_code=499)
@@ -74,8 +87,18 @@ class Endpoint:
         except BackendError as error:
             return await self._answer(ticket, failed(error))
         except Exception as error:
-            log.error("request %s failed with %s%s", ticket.request_id, type(error).__name__, _place(error))
-            return await self._answer(ticket, ApiError(500, "Something went wrong in the gateway.", "internal_error"))
+            return await self._answer(ticket, internal(ticket, error))
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that computes, in a thread."""
+        return await self._services.workers.run(function, *args, **kwargs)
+
+    async def judged(self, ticket: Ticket, verdicts: Verdicts, answer: Any) -> Response:
+        """The answer of an endpoint that only judges, recorded."""
+        ticket.request = verdicts
+        note_block(ticket, verdicts)
+        await self._journal.finish(ticket, outcome_of(verdicts))
+        return json_response(answer, headers(ticket))
 
     async def admit(self, request: Request, ticket: Ticket) -> None:
         """Let a caller in.
@@ -126,11 +149,3 @@ def _token(request: Request) -> str | None:
     if kind.lower() == "bearer" and token.strip():
         return token.strip()
     return request.headers.get("x-api-key") or None
-
-
-def _place(error: BaseException) -> str:
-    """Where it came from; its message may quote a text."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return f" in {trace.tb_frame.f_code.co_filename.rpartition('/')[2]}, line {trace.tb_lineno}" if trace else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from safety_kit.gateway.told import code_of
 from safety_kit.guard import Guard
 from safety_kit.types import Verdict
 from safety_kit.vault import Vault
+
+log = logging.getLogger("safety_kit.gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +69,17 @@ def failed(error: BackendError) -> ApiError:
 def unreadable(error: ConversationError) -> ApiError:
     """A reply that is none: nothing of it is passed on."""
     return ApiError(502, f"The backend's answer cannot be read. {error}", "backend_garbage")
+
+
+def internal(ticket: Ticket, error: Exception) -> ApiError:
+    """A fault that nobody expected: the log names its kind and place, since its message may quote a text."""
+    log.error("request %s failed with %s%s", ticket.request_id, type(error).__name__, _place(error))
+    return ApiError(500, "Something went wrong in the gateway.", "internal_error")
+
+
+def _place(error: BaseException) -> str:
+    """Where it came from; its message may quote a text."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f" in {trace.tb_frame.f_code.co_filename.rpartition('/')[2]}, line {trace.tb_lineno}" if trace else ""

@@ -10,7 +10,7 @@ from safety_kit.chat.events import DONE, event
 from safety_kit.errors import ConversationError
 from safety_kit.gateway.backends import BackendError, Chunk
 from safety_kit.gateway.errors import ApiError
-from safety_kit.gateway.exchange import Exchange, blocked, failed, note_block, outcome_of_error, unreadable
+from safety_kit.gateway.exchange import Exchange, blocked, failed, internal, note_block, outcome_of_error, unreadable
 from safety_kit.gateway.gather import Gathered
 from safety_kit.gateway.record import Outcome, outcome_of
 from safety_kit.gateway.reply import Reply
@@ -47,7 +47,8 @@ class Streamed:
                     if self._ticket.first_byte is None:
                         self._ticket.first_byte = self._ticket.seconds
                     yield events
-        except ApiError as error:
+        except Exception as fault:
+            error = fault if isinstance(fault, ApiError) else internal(self._ticket, fault)
             self._ticket.code = self._ticket.code or error.code
             await self._record(outcome_of_error(error, self._ticket))
             yield event(error.body)

@@ -78,6 +78,12 @@ class Ticket:
             raise bad_request("x-request-id must be 1 to 128 letters, digits and . _ : = / + -", param="x-request-id")
         self.request_id = given
 
+    @property
+    def guard_(self) -> Guard:
+        """The guard, once it has one."""
+        assert self.guard is not None
+        return self.guard
+
     def call_it(self, model: Any) -> None:
         """Note the model's name, cut to one."""
         self.model = _NO_MODEL.sub("_", model)[:64] if isinstance(model, str) else ""
