@@ -63,8 +63,6 @@ class FakeUpstream:
     answer: Answer | None = None
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    closed: threading.Event = field(default_factory=threading.Event)
-    """A stream was closed before its end."""
 
     @property
     def app(self) -> Starlette:
@@ -124,11 +122,13 @@ class Memory:
 
     records: list[Record] = field(default_factory=list)
     fails: bool = False
+    written: threading.Event = field(default_factory=threading.Event)
 
     def write(self, record: Record) -> None:
         if self.fails:
             raise OSError(28, "No space left on device")
         self.records.append(record)
+        self.written.set()
 
     def close(self) -> None:
         pass
