@@ -127,7 +127,9 @@ def serve(
         config,
         {
             "policy": policy,
-            "upstream": {"url": upstream, "api_key_env": upstream_key_env, "pass_caller_key": pass_caller_key},
+            "upstream.url": upstream,
+            "upstream.api_key_env": upstream_key_env,
+            "upstream.pass_caller_key": pass_caller_key,
             "model": model,
             "host": host,
             "port": port,
@@ -136,7 +138,7 @@ def serve(
             "blocked": blocked,
             "parallel": parallel,
             "shadow": shadow,
-            "audit": {"file": audit},
+            "audit.file": audit,
         },
     )
     _run(settings)

@@ -12,10 +12,9 @@ from starlette.responses import Response
 
 from safety_kit import __version__
 from safety_kit.gateway.endpoint import Endpoint
-from safety_kit.gateway.errors import ApiError
+from safety_kit.gateway.errors import error_response
 from safety_kit.gateway.flow import Flow
 from safety_kit.gateway.journal import Journal
-from safety_kit.gateway.responses import error_response
 from safety_kit.gateway.routes import completions, guard, health, models, moderations
 from safety_kit.gateway.routes import vertex as predictions
 from safety_kit.gateway.routes.health import State
@@ -64,4 +63,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """A path that is not there, or a method that it does not have, in OpenAI's form."""
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    return error_response(ApiError(error.status_code, f"{error.detail}.", code), error.headers or {})
+    response = error_response(error.status_code, f"{error.detail}.", code)
+    response.headers.update(error.headers or {})
+    return response

@@ -99,8 +99,8 @@ class PredictRequest(Open):
 Body = TypeVar("Body", bound=Open)
 
 
-async def read_body(request: Request, limit: int, workers: Workers) -> dict[str, Any]:
-    """The JSON object of a request.
+async def read_body(request: Request, limit: int, workers: Workers) -> tuple[dict[str, Any], int]:
+    """The JSON object of a request, and its bytes.
 
     Args:
         request: The request.
@@ -118,9 +118,8 @@ async def read_body(request: Request, limit: int, workers: Workers) -> dict[str,
         content += piece
         if len(content) > limit:
             raise ApiError(413, f"The body has more than {limit} bytes; send less.", "body_too_large")
-    if len(content) > SMALL:
-        return await workers.run(parse, bytes(content))
-    return parse(bytes(content))
+    large = len(content) > SMALL
+    return await workers.run(parse, bytes(content)) if large else parse(bytes(content)), len(content)
 
 
 def parse(content: bytes) -> dict[str, Any]:

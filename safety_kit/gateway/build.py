@@ -29,9 +29,6 @@ class OneGuard:
             raise PolicyError(f"The gateway enforces {self.one.policy.name!r} and has no policy {policy!r}.")
         return self.one
 
-    def shadow(self) -> Guard | None:
-        return None
-
 
 def build(settings: Settings) -> Services:
     """Load what the settings name.

@@ -19,7 +19,7 @@ def read_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
 
     Args:
         file: YAML; None: the defaults.
-        options: As the file would have them; of sections only what is overridden, and None where nothing is.
+        options: By dotted name, such as ``limits.rate``; one that is None says nothing.
 
     Raises:
         UserError: The file cannot be read, or a setting is not valid: which, and why; never with its value.
@@ -54,13 +54,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _over(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(given)
+def _over(given: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
-        if isinstance(value, Mapping):
-            below = _over(out[name] if isinstance(out.get(name), dict) else {}, value)
-            if below:
-                out[name] = below
-        elif value is not None:
-            out[name] = value
-    return out
+        if value is None:
+            continue
+        where, (*sections, key) = given, name.split(".")
+        for section in sections:
+            if not isinstance(where.get(section), dict):
+                where[section] = {}
+            where = where[section]
+        where[key] = value
+    return given

@@ -11,19 +11,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from safety_kit.chat.exchange import Verdicts
-from safety_kit.errors import ConversationError, UserError
+from safety_kit.errors import ConversationError, SafetyKitError, UserError
 from safety_kit.gateway.backends import BackendError
 from safety_kit.gateway.body import Open, read_body, validated
+from safety_kit.gateway.checking import BOTH, checked
 from safety_kit.gateway.errors import ApiError, bad_request, no_service
 from safety_kit.gateway.exchange import failed, internal, note_block, outcome_of_error
 from safety_kit.gateway.journal import Journal
 from safety_kit.gateway.record import Outcome, outcome_of
-from safety_kit.gateway.responses import error_response, json_response, while_there
+from safety_kit.gateway.responses import answer_of, json_response, while_there
 from safety_kit.gateway.services import Services
 from safety_kit.gateway.settings import Settings
 from safety_kit.gateway.ticket import Ticket
 from safety_kit.gateway.told import headers
-from safety_kit.guard import Guard, new_request_id
+from safety_kit.guard import Guard
 
 Body = TypeVar("Body", bound=Open)
 P = ParamSpec("P")
@@ -58,7 +59,7 @@ class Endpoint:
 
         async def inside(ticket: Ticket) -> Response:
             ticket.guard = self._guard(ticket)
-            body = await read_body(request, self._settings.limits.body, self._services.workers)
+            body, ticket.size = await read_body(request, self._settings.limits.body, self._services.workers)
             ticket.call_it(body.get("model"))
             valid = validated(fields, body)
             return await while_there(request.receive, work(ticket, body, valid))
@@ -69,9 +70,8 @@ class Endpoint:
         self, request: Request, route: str, work: Callable[[Ticket], Awaitable[Response]]
     ) -> Response:
         """Answer a request without a body; see `serve`."""
-        ticket = Ticket(new_request_id(), route)
+        ticket = Ticket.of(request, route)
         try:
-            ticket.name(request)
             await self.admit(request, ticket)
             return await work(ticket)
         except ClientDisconnect:
@@ -89,9 +89,9 @@ class Endpoint:
         except Exception as error:
             return await self._answer(ticket, internal(ticket, error))
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call something that computes, in a thread."""
-        return await self._services.workers.run(function, *args, **kwargs)
+    async def check(self, ticket: Ticket, function: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+        """See `checked`."""
+        return await checked(self._services, ticket, BOTH, function, *args, **more)
 
     async def judged(self, ticket: Ticket, verdicts: Verdicts, answer: Any) -> Response:
         """The answer of an endpoint that only judges, recorded."""
@@ -110,13 +110,16 @@ class Endpoint:
         ticket.token = token
         rate, who = None, request.client.host if request.client else ""
         if self._services.keys is not None:
-            key = self._services.keys.name_of(token) if token else None
+            key = self._services.keys.find(token) if token else None
             if key is None:
                 raise ApiError(401, "Give a valid API key as Authorization: Bearer KEY.", "invalid_api_key")
             ticket.key, ticket.policy = key.name, key.policy
             rate, who = key.rate, key.name
         if self._services.limits is not None:
-            wait = await self._services.limits.take(who, rate)
+            try:
+                wait = await self._services.limits.take(who, rate)
+            except SafetyKitError as error:
+                raise no_service(str(error), "limits_unavailable") from error
             if wait is not None:
                 raise ApiError(429, "Too many requests; slow down.", "rate_limit_exceeded", retry_after=wait)
 
@@ -129,7 +132,7 @@ class Endpoint:
 
     async def _answer(self, ticket: Ticket, error: ApiError) -> Response:
         error = await self._record(ticket, error)
-        return error_response(error, headers(ticket))
+        return answer_of(error, headers(ticket))
 
     async def _record(self, ticket: Ticket, error: ApiError) -> ApiError:
         """Write the record of what was not answered; the error to answer with."""

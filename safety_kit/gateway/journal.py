@@ -25,18 +25,19 @@ class Journal:
         """
         self._services = services
         self._required = required
-        self._failing = False  # the audit log's last line could not be written
 
-    def admit(self) -> None:
-        """Refuse a stream while the audit log fails: its record comes only when most of it is read.
-
-        The refusal is recorded too; once that succeeds, streams are let in again.
+    async def admit(self) -> None:
+        """Refuse a stream while the audit log cannot be written: its record comes only when most of it is read.
 
         Raises:
             ApiError: 503.
         """
-        if self._required and self._failing:
-            raise _unavailable()
+        if self._required and self._services.audit is not None:
+            try:
+                await self._services.workers.run(self._services.audit.check)
+            except Exception as error:
+                log.error("the audit log failed with %s", type(error).__name__)
+                raise _unavailable() from error
 
     async def finish(self, ticket: Ticket, outcome: Outcome) -> None:
         """Write what a request came to; only the first time counts.
@@ -48,6 +49,8 @@ class Journal:
             return
         ticket.done = True
         services = self._services
+        if services.shadow is not None and ticket.judge is not None:
+            services.shadow.compare(ticket.route, outcome, ticket.judge, ticket.size)
         record = ticket.record(outcome, texts=services.keeps_texts)
         refusal = await self._audit(record)
         if refusal is not None:
@@ -68,10 +71,8 @@ class Journal:
         try:
             await self._services.workers.run(self._services.audit.write, record)
         except Exception as error:
-            self._failing = True
             log.error("the audit log failed with %s", type(error).__name__)
             return _unavailable() if self._required else None
-        self._failing = False
         return None
 
 

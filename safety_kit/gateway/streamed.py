@@ -12,9 +12,10 @@ from safety_kit.gateway.backends import BackendError, Chunk
 from safety_kit.gateway.errors import ApiError
 from safety_kit.gateway.exchange import Exchange, blocked, failed, internal, note_block, outcome_of_error, unreadable
 from safety_kit.gateway.gather import Gathered
-from safety_kit.gateway.record import Outcome, outcome_of
+from safety_kit.gateway.record import Outcome
 from safety_kit.gateway.reply import Reply
 from safety_kit.gateway.told import told
+from safety_kit.types import Stage
 
 if TYPE_CHECKING:
     from safety_kit.gateway.flow import Flow
@@ -59,17 +60,17 @@ class Streamed:
         await self._record("cancelled")
 
     async def _answer(self) -> AsyncIterator[bytes]:
-        reply, run = self._reply, self._flow.workers.run
+        reply, flow = self._reply, self._flow
         try:
             async for chunks in self._chunks:
-                events = await run(_fed, reply, chunks)
+                events = await flow.workers.run(_fed, reply, chunks)
                 self._keep(chunks)
                 self._note_block()
                 yield events
                 if reply.done:
                     break
             await self._chunks.close()
-            events = await run(_closed, reply)
+            events = await flow.check(self._ticket, Stage.OUTPUT, _closed, reply)
         except BackendError as error:
             raise failed(error) from error
         except ConversationError as error:
@@ -77,8 +78,7 @@ class Streamed:
         self._note_block()
         yield events
         self._note()
-        await self._flow.shadow(self._exchange)
-        await self._flow.journal.finish(self._ticket, outcome_of(self._ticket.request, self._ticket.response))
+        await flow.finish(self._ticket)
         yield event(reply.last(told(self._ticket))) + event(DONE)
 
     def _note_block(self) -> None:

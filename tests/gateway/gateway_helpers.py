@@ -130,6 +130,10 @@ class Memory:
         self.records.append(record)
         self.written.set()
 
+    def check(self) -> None:
+        if self.fails:
+            raise OSError(28, "No space left on device")
+
     def close(self) -> None:
         pass
 

@@ -233,7 +233,7 @@ class Key:
 
 
 class Keys:
-    def name_of(self, token: str) -> Key | None:
+    def find(self, token: str) -> Key | None:
         return {"sk-a": Key("a"), "sk-b": Key("b", policy="another")}.get(token)
 
 

@@ -134,7 +134,7 @@ def test_options_override_the_file(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("port: 9000\nblocked: error\nupstream: {url: 'http://a/v1', retries: 0}\n", encoding="utf-8")
     settings = read_settings(
-        file, {"port": 9001, "blocked": None, "upstream": {"url": "http://b/v1", "api_key_env": None}}
+        file, {"port": 9001, "blocked": None, "upstream.url": "http://b/v1", "upstream.api_key_env": None}
     )
     assert (settings.port, settings.blocked) == (9001, "error")
     assert settings.upstream is not None

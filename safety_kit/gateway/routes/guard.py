@@ -7,9 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from safety_kit.gateway import guardrail
 from safety_kit.gateway.body import CheckRequest, GuardrailRequest
 from safety_kit.gateway.endpoint import Endpoint
+from safety_kit.gateway.guardrail import check as checked
+from safety_kit.gateway.guardrail import guardrail
 from safety_kit.gateway.openapi import described
 from safety_kit.gateway.ticket import Ticket
 
@@ -26,7 +27,7 @@ def router(endpoint: Endpoint) -> APIRouter:
         """The verdict on a text or a conversation; a block is an answer with the status 200."""
 
         async def work(ticket: Ticket, body: dict[str, Any], valid: CheckRequest) -> Response:
-            answer, verdicts = await endpoint.run(guardrail.check, ticket.guard_, valid, ticket.request_id)
+            answer, verdicts = await endpoint.check(ticket, checked, ticket.guard_, valid, ticket.request_id)
             return await endpoint.judged(ticket, verdicts, answer)
 
         return await endpoint.serve(request, CHECK, CheckRequest, work)
@@ -36,7 +37,7 @@ def router(endpoint: Endpoint) -> APIRouter:
         """LiteLLM's generic guardrail API: its proxy asks before and after each call."""
 
         async def work(ticket: Ticket, body: dict[str, Any], valid: GuardrailRequest) -> Response:
-            answer, verdicts = await endpoint.run(guardrail.guardrail, ticket.guard_, valid, ticket.request_id)
+            answer, verdicts = await endpoint.check(ticket, guardrail, ticket.guard_, valid, ticket.request_id)
             return await endpoint.judged(ticket, verdicts, answer)
 
         return await endpoint.serve(request, LITELLM, GuardrailRequest, work)

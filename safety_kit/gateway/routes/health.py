@@ -52,6 +52,7 @@ def router(services: Services, state: State, vertex: str) -> APIRouter:
         @made.get("/metrics")
         async def render() -> Response:
             """Counts for Prometheus."""
-            return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+            page, kind = metrics.render()
+            return Response(page, media_type=kind)
 
     return made

@@ -25,7 +25,7 @@ def router(endpoint: Endpoint) -> APIRouter:
         """Scores of the taught categories, and whether the policy's input rules flag each text."""
 
         async def work(ticket: Ticket, body: dict[str, Any], valid: ModerationRequest) -> Response:
-            results, verdicts = await endpoint.run(moderate, ticket.guard_, body["input"], ticket.request_id)
+            results, verdicts = await endpoint.check(ticket, moderate, ticket.guard_, body["input"], ticket.request_id)
             answer = {
                 "id": f"modr-{ticket.request_id}",
                 "model": "safety-kit",
