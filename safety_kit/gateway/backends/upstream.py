@@ -135,7 +135,7 @@ class UpstreamBackend:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise _garbage("It was asked for a stream and gave none.")
             events, size = EventReader(), 0
-            async for piece in response.aiter_raw():
+            async for piece in response.aiter_bytes():
                 size += len(piece)
                 if size > MAX_BODY:
                     raise _garbage(f"Its stream has more than {MAX_BODY} bytes.")
@@ -234,7 +234,7 @@ def _chunk(data: bytes) -> Chunk:
 
 async def _read(response: httpx.Response, limit: int) -> bytes:
     pieces, size = [], 0
-    async for piece in response.aiter_raw():
+    async for piece in response.aiter_bytes():
         size += len(piece)
         if size > limit:
             raise _garbage(f"Its answer has more than {limit} bytes.")
