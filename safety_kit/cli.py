@@ -28,6 +28,7 @@ from safety_kit.commands import (
     policy,
     publish,
     scan,
+    serve,
     study,
     teach,
 )
@@ -128,6 +129,7 @@ app.command()(publish.publish)
 app.command()(check.check)
 app.command()(scan.scan)
 app.command()(generate.generate)
+app.command()(serve.serve)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")

@@ -9,6 +9,7 @@ SafetyKitError (3)
 │   ├── ModelError           a model that cannot be had, or is no supported Gemma
 │   └── ConversationError    a request or a reply that is no chat completion
 ├── CheckTimeout (3)         a check that did not come back in time; a verdict's error, raised to no caller
+├── Overloaded (3)           a model that has too much to read; a verdict's error, which a server answers with 503
 └── MissingExtra (3)         a package of an extra that is not installed
 """
 
@@ -53,6 +54,10 @@ class ConversationError(UserError):
 
 class CheckTimeout(SafetyKitError):
     """A check did not come back in time."""
+
+
+class Overloaded(SafetyKitError):
+    """The model that a check asks has more to read than it takes on."""
 
 
 class MissingExtra(SafetyKitError):

@@ -1,0 +1,68 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from safety_kit import __version__
+from safety_kit.gateway.endpoint import Endpoint
+from safety_kit.gateway.errors import error_response
+from safety_kit.gateway.flow import Flow
+from safety_kit.gateway.journal import Journal
+from safety_kit.gateway.routes import completions, guard, health, models, moderations
+from safety_kit.gateway.routes import vertex as predictions
+from safety_kit.gateway.routes.health import State
+from safety_kit.gateway.routes.vertex import VertexRoutes
+from safety_kit.gateway.services import Services
+from safety_kit.gateway.settings import Settings
+
+
+def create_app(settings: Settings, services: Services) -> FastAPI:
+    """Put a gateway together; nothing is connected before the first request.
+
+    Args:
+        settings: What it was told.
+        services: Its parts; they are closed with the application.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await services.close()
+
+    app = FastAPI(
+        title="safety-kit gateway",
+        version=__version__,
+        description="Guarded generation in front of any model, with OpenAI's API.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    journal = Journal(services, settings.audit.required)
+    endpoint = Endpoint(settings, services, journal)
+    flow = Flow(settings, services, journal)
+    vertex = VertexRoutes.of(os.environ)
+    app.state.gateway = State()
+    app.include_router(completions.router(endpoint, flow))
+    app.include_router(moderations.router(endpoint))
+    app.include_router(models.router(endpoint, services))
+    app.include_router(guard.router(endpoint))
+    app.include_router(predictions.router(endpoint, flow, vertex.predict))
+    app.include_router(health.router(services, app.state.gateway, vertex.health))
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """A path that is not there, or a method that it does not have, in OpenAI's form."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    response = error_response(error.status_code, f"{error.detail}.", code)
+    response.headers.update(error.headers or {})
+    return response

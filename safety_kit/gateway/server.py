@@ -1,0 +1,57 @@
+"""The process around the application: where it listens, how it stops."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from safety_kit.gateway.settings import Settings
+
+KEEP_ALIVE = 75
+"""Seconds that an idle connection is kept: longer than balancers keep theirs, so that none sends into a closing one."""
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that says when it listens, and is not ready once it is told to stop."""
+
+    def __init__(self, app: FastAPI, settings: Settings, listening: Callable[[str], None]) -> None:
+        """Set it up.
+
+        Args:
+            app: What `create_app` made.
+            settings: Where to listen, and how long running requests get when it is told to stop.
+            listening: Called with the address, once there is one.
+        """
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            lifespan="on",
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=math.ceil(settings.limits.drain),
+        )
+        super().__init__(config)
+        self._gateway = app
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:
+                host, port, *_ = listener.getsockname()
+                self._listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._gateway.state.gateway.draining = True
+        super().handle_exit(sig, frame)
