@@ -14,7 +14,8 @@ from tqdm import tqdm
 from safety_kit.errors import ModelError, UserError
 from safety_kit.gemma import sources
 from safety_kit.gemma.chat import Prompt, render
-from safety_kit.gemma.steps import Generation, Prefill, Step, generate, prefill, steps
+from safety_kit.gemma.decoding import Step
+from safety_kit.gemma.steps import Generation, Prefill, generate, prefill, steps
 from safety_kit.gemma.tokens import Tokens, Vocabulary
 from safety_kit.gemma.trace import Capture, Trace, TraceView
 from safety_kit.gemma.trunk import Trunk
