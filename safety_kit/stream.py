@@ -115,6 +115,11 @@ class StreamGuard:
         """All that was released so far."""
         return "".join(self._released)
 
+    @property
+    def held(self) -> int:
+        """Characters that came and are not released."""
+        return len(self._held) + len(self._queue)
+
     def feed(self, text: str, hidden: Mapping[int, Any] | None = None) -> Released:
         """Read on. After a block nothing is released any more.
 

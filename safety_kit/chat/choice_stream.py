@@ -81,15 +81,26 @@ class ChoiceStream:
         self._parts: list[Any] = []  # of the content, that are no text
         self._held = 0
         self._shown = False  # some content was released
+        self._hidden: Mapping[int, Any] | None = None  # activations of the content that is being read
         self._noted: set[str] = set()
 
-    def read(self, delta: Mapping[Any, Any]) -> dict[str, Any]:
+    @property
+    def held(self) -> int:
+        """Characters of its texts that came and are not released."""
+        return sum(channel.held for channel in self._channels.values())
+
+    def read(self, delta: Mapping[Any, Any], hidden: Mapping[int, Any] | None = None) -> dict[str, Any]:
         """Take in a delta: the delta that may be released now.
+
+        Args:
+            delta: The delta.
+            hidden: Activations of its content, where this is one token.
 
         Raises:
             ConversationError: It is no delta.
         """
         out: dict[str, Any] = {}
+        self._hidden = hidden
         for key, value in delta.items():
             if self.verdict is not None:
                 break
@@ -153,13 +164,18 @@ class ChoiceStream:
             self._rest.setdefault(key, []).append(value)
 
     def _grow(self, path: Path, text: str, out: dict[str, Any]) -> None:
+        hidden = self._hidden if path == ("content",) else None
+        if not text and hidden is None:  # says nothing yet, not even whether activations will come
+            if self.verdict is None:
+                _put(out, path, "")
+            return
         if path not in self._channels:
             if len(self._channels) == MAX_CHANNELS:
                 raise ConversationError(f"A choice has more than {MAX_CHANNELS} texts.")
             self._channels[path] = StreamGuard(
                 self._guard,
                 self._asked.prompt,
-                activations=False,
+                activations=hidden is not None,
                 system=self._asked.system,
                 vault=self._vault,
                 request_id=self._request_id,
@@ -167,7 +183,7 @@ class ChoiceStream:
         if self.verdict is None:
             if not text:
                 _put(out, path, "")
-            self._release(path, self._channels[path].feed(text), out)
+            self._release(path, self._channels[path].feed(text, hidden), out)
 
     def _release(self, path: Path, released: Released, out: dict[str, Any]) -> None:
         if released.text:

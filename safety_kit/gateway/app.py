@@ -1,0 +1,56 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from safety_kit import __version__
+from safety_kit.gateway.endpoint import Endpoint
+from safety_kit.gateway.errors import ApiError
+from safety_kit.gateway.flow import Flow
+from safety_kit.gateway.journal import Journal
+from safety_kit.gateway.responses import error_response
+from safety_kit.gateway.routes import completions
+from safety_kit.gateway.services import Services
+from safety_kit.gateway.settings import Settings
+
+
+def create_app(settings: Settings, services: Services) -> FastAPI:
+    """Put a gateway together; nothing is connected before the first request.
+
+    Args:
+        settings: What it was told.
+        services: Its parts; they are closed with the application.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await services.close()
+
+    app = FastAPI(
+        title="safety-kit gateway",
+        version=__version__,
+        description="Guarded generation in front of any model, with OpenAI's API.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    journal = Journal(services, settings.audit.required)
+    endpoint = Endpoint(settings, services, journal)
+    flow = Flow(settings, services, journal)
+    app.include_router(completions.router(endpoint, flow))
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """A path that is not there, or a method that it does not have, in OpenAI's form."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    return error_response(ApiError(error.status_code, f"{error.detail}.", code), error.headers or {})

@@ -1,0 +1,178 @@
+"""A request's body: read within a size, parsed strictly, its known fields checked before anything else is done."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from starlette.requests import Request
+
+from safety_kit.chat.answers import MAX_CHOICES
+from safety_kit.gateway.errors import ApiError, bad_request
+from safety_kit.gateway.workers import Workers
+
+SMALL: Final = 65_536
+"""Bytes that are parsed at once; more is parsed in a thread."""
+
+_TRICKS: Final = re.compile(r"(^|[/\\])\.\.?([/\\]|$)")
+
+ModelName = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_./:@+-]{1,256}$")]
+Whole = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class Open(BaseModel):
+    """A body of which the fields below are checked; all others go on as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Generation(Open):
+    """What both kinds of completion have."""
+
+    model: ModelName | None = None
+    stream: Flag | None = None
+    stream_options: dict[str, Any] | None = None
+    n: Annotated[int, Field(strict=True, ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Whole | None = None
+    temperature: Annotated[Number, Field(ge=0)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    stop: str | list[str] | None = None
+
+
+class ChatRequest(Generation):
+    """A chat completion's request, docs/guides/positions.md says what of it is checked."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    max_completion_tokens: Whole | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class CompletionRequest(Generation):
+    """A text completion's request: a prompt, several, or such as token ids, which no check can read."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    suffix: str | None = None
+    echo: Flag | None = None
+
+
+class ModerationRequest(Open):
+    """A moderation's request: texts, or parts."""
+
+    input: str | list[str] | list[dict[str, Any]]
+    model: ModelName | None = None
+
+
+class CheckRequest(Open):
+    """A text, or a conversation, to check; at output the last message is the reply."""
+
+    text: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    stage: Literal["input", "output"] = "input"
+
+
+class GuardrailRequest(Open):
+    """What LiteLLM asks of a guardrail."""
+
+    input_type: Literal["request", "response"]
+    texts: list[str] | None = None
+    images: list[str] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    structured_messages: list[dict[str, Any]] | None = None
+
+
+class PredictRequest(Open):
+    """Vertex AI's contract: chat requests, or prompts, and what they have in common."""
+
+    instances: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=64)]
+    parameters: dict[str, Any] | None = None
+
+
+Body = TypeVar("Body", bound=Open)
+
+
+async def read_body(request: Request, limit: int, workers: Workers) -> dict[str, Any]:
+    """The JSON object of a request.
+
+    Args:
+        request: The request.
+        limit: Bytes.
+        workers: Where a large body is parsed.
+
+    Raises:
+        ApiError: 413, 415, or 400 with what is wrong.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "Send the body as application/json.", "unsupported_media_type")
+    content = bytearray()
+    async for piece in request.stream():
+        content += piece
+        if len(content) > limit:
+            raise ApiError(413, f"The body has more than {limit} bytes; send less.", "body_too_large")
+    if len(content) > SMALL:
+        return await workers.run(parse, bytes(content))
+    return parse(bytes(content))
+
+
+def parse(content: bytes) -> dict[str, Any]:
+    """The JSON object in a body; UTF-8 only, and no number that JSON does not have.
+
+    Raises:
+        ApiError: 400, with what is wrong.
+    """
+    try:
+        value = json.loads(content.decode(), parse_constant=_no_number, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise bad_request("The body is no UTF-8.", code="invalid_json") from error
+    except RecursionError as error:
+        raise bad_request("The body is nested too deep; send it flatter.", code="invalid_json") from error
+    except _NotFinite as error:
+        raise bad_request("The body holds a number that is not finite.", code="invalid_json") from error
+    except ValueError as error:
+        raise bad_request("The body is no valid JSON.", code="invalid_json") from error
+    if not isinstance(value, dict):
+        raise bad_request("The body must be a JSON object.", code="invalid_json")
+    return value
+
+
+def validated(model: type[Body], body: dict[str, Any]) -> Body:
+    """The known fields of a body.
+
+    Raises:
+        ApiError: 400, with the first field that is wrong; never with what it holds.
+    """
+    try:
+        fields = model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(step) for step in first["loc"][:2] if step in model.model_fields or isinstance(step, int))
+        said = "is required" if first["type"] == "missing" else f"is not valid: {first['msg']}"
+        raise bad_request(f"{place or 'The body'} {said}.", param=place or None) from error
+    name = getattr(fields, "model", None)
+    if name is not None and _TRICKS.search(name):
+        raise bad_request("model must be a model's name.", param="model")
+    return fields
+
+
+class _NotFinite(ValueError):
+    """A number that is none."""
+
+
+def _no_number(text: str) -> NoReturn:
+    raise _NotFinite
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _NotFinite
+    return value
