@@ -1,19 +1,16 @@
 """`ModelQueue`: one queue in front of a Gemma, which any number of guards read and ask at once.
 
 A `Guard` takes it in place of the Gemma. What its threads ask for waits here until the model's one thread has read it,
-in batches over all requests. A request comes in by a place (`place`, `run`) before it is checked, so that a full house
-is an `Overloaded` for its caller and never a failed check; what it still has waiting when it leaves costs nothing.
+in batches over all requests. A request takes a `place` before it is checked, so that a full house is an `Overloaded`
+for its caller and never a failed check; what it still has waiting when it leaves costs nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from safety_kit.errors import Overloaded, SafetyKitError
 from safety_kit.gateway.admission import Admission, Overload
@@ -26,14 +23,8 @@ if TYPE_CHECKING:
     from safety_kit.gemma.tokens import Vocabulary
     from safety_kit.types import Message, Role
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 CAPACITY: Final = 64_000
 """Characters that are read at once: about 15,000 tokens, which two cores read well inside a check's time."""
-
-THREADS: Final = 64
-"""Checks that run at once; the others that have a place begin when one of these ends."""
 
 _owner: contextvars.ContextVar[Owner | None] = contextvars.ContextVar("owner", default=None)
 
@@ -71,13 +62,15 @@ class ModelQueue:
         self.thread = ModelThread(gemma, token_budget)
         self.admission = Admission(capacity, max_waiting, overload, patience)
         self._max_waiting = max_waiting
-        self._pool = ThreadPoolExecutor(THREADS, "safety-kit check")
 
     # --- places
 
     @asynccontextmanager
     async def place(self, size: int = 1) -> AsyncIterator[None]:
         """A place; what is checked inside the block, in this task or in threads with its context, belongs to it.
+
+            async with queue.place(len(body)):
+                verdict = await workers.run(guard.check_request, request)
 
         Args:
             size: Characters that will be read.
@@ -95,23 +88,9 @@ class ModelQueue:
                 _owner.set(before)
                 self.thread.leave(owner)
 
-    async def run(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a check in a thread, with a place: ``await queue.run(len(body), guard.check_request, request)``.
-
-        Cancelling it frees the place and drops what waits for the model; the thread ends soon after.
-
-        Raises:
-            Overloaded: There is no place.
-        """
-        async with self.place(size):
-            context = contextvars.copy_context()
-            call = partial(context.run, partial(function, *args, **kwargs))
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
-
     def close(self) -> None:
         """Stop: what waits fails, the pass of this moment ends first."""
         self.thread.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     # --- a guard's model
 

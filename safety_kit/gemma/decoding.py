@@ -1,4 +1,4 @@
-"""One reply in the making, and one step of several at once: what is chosen is kept apart from the pass that reads it."""
+"""A reply in the making, and one step of several at once: what is chosen is kept apart from the pass that reads it."""
 
 from __future__ import annotations
 

@@ -58,6 +58,11 @@ def opened(held: Held) -> Iterator[Callable[..., ModelQueue]]:
         queue.close()
 
 
+async def checked(queue: ModelQueue, guard: Guard, text: str) -> Verdict:
+    async with queue.place(1):
+        return await asyncio.to_thread(guard.check_text, text)
+
+
 def bare(verdict: Verdict) -> Verdict:
     rounded = tuple(replace(finding, score=round(finding.score, 4)) for finding in verdict.findings)
     return replace(verdict, timings={}, request_id="", findings=rounded)
@@ -220,14 +225,14 @@ def test_a_full_house_is_told_before_a_check_begins(held: Held, opened: Any, tmp
 
     async def scene() -> None:
         held.hold()
-        first = asyncio.create_task(queue.run(1, guard.check_text, "the cat"))
+        first = asyncio.create_task(checked(queue, guard, "the cat"))
         await until(lambda: queue.thread.busy > 0)
         with pytest.raises(Overloaded) as refused:
-            await queue.run(1, guard.check_text, "a hat")
+            await checked(queue, guard, "a hat")
         assert refused.value.retry_after >= 1
         held.let_go()
         assert (await first).action is Action.ALLOW
-        assert (await queue.run(1, guard.check_text, "a hat")).action is Action.ALLOW
+        assert (await checked(queue, guard, "a hat")).action is Action.ALLOW
 
     asyncio.run(scene())
 
@@ -238,11 +243,11 @@ def test_whoever_leaves_costs_no_pass(held: Held, opened: Any, tmp_path: Path) -
 
     async def scene() -> None:
         held.hold()
-        first = asyncio.create_task(queue.run(1, guard.check_text, "the cat"))
+        first = asyncio.create_task(checked(queue, guard, "the cat"))
         await until(lambda: queue.thread.busy > 0)
-        gone = asyncio.create_task(queue.run(1, guard.check_text, "this was left alone"))
+        gone = asyncio.create_task(checked(queue, guard, "this was left alone"))
         await until(lambda: queue.thread.waiting == 1)
-        next_one = asyncio.create_task(queue.run(1, guard.check_text, "a hat"))
+        next_one = asyncio.create_task(checked(queue, guard, "a hat"))
         await until(lambda: queue.admission.waiting == 1)
         gone.cancel()
         await until(lambda: queue.admission.waiting == 0)  # its place went to the next one
