@@ -21,7 +21,7 @@ name: t
 checks:
   hate: {type: probe, artifact: hate}
 rules:
-  - {category: hate, action: block, threshold: THRESHOLD}
+  - {category: hate, stages: STAGES, action: block, threshold: THRESHOLD}
 """
 
 
@@ -100,9 +100,11 @@ def tiny_artifact(folder: Path, gemma: Any, *, window: int = 12, stride: int = 4
     return folder
 
 
-def tiny_guard(folder: Path, gemma: Any, threshold: float = 0.99, more: str = "") -> Guard:
+def tiny_guard(
+    folder: Path, gemma: Any, threshold: float = 0.99, more: str = "", stages: str = "[input, output]"
+) -> Guard:
     """A guard with one probe; `more` goes on with the policy's rules."""
     if not (folder / "manifest.json").exists():
         tiny_artifact(folder, gemma)
-    text = POLICY.replace("THRESHOLD", str(threshold)) + more
+    text = POLICY.replace("THRESHOLD", str(threshold)).replace("STAGES", stages) + more
     return Guard(Policy.parse(text), gemma, {"hate": folder})

@@ -161,7 +161,7 @@ class ModelThread:
             try:
                 done.set_result(function())
             except BaseException as error:
-                done.set_exception(_plain(error))
+                done.set_exception(plain(error))
 
     def _next_batch(self) -> None:
         with self._work:
@@ -211,7 +211,7 @@ class ModelThread:
                 if len(request.traces) == len(request.pieces):
                     _succeed(request)
         elif len(batch) == 1:
-            self._drop(batch[0][0], _plain(error))
+            self._drop(batch[0][0], plain(error))
         else:
             del error
             middle = len(batch) // 2
@@ -224,7 +224,7 @@ class ModelThread:
         _fail(request.done, error)
 
 
-def _plain(error: BaseException) -> Exception:
+def plain(error: BaseException) -> Exception:
     """A fault for those who wait; nothing that the model raises may end their threads."""
     return error if isinstance(error, Exception) else RuntimeError(f"ended with {type(error).__name__}")
 

@@ -270,7 +270,7 @@ def test_without_a_place_what_waits_is_bounded(held: Held, opened: Any, tmp_path
     queue.thread.forward([tokens_of(3)], CAPTURE)
     verdict = guard.check_text("the cat")
     assert verdict.blocked
-    assert "Overloaded" in verdict.errors[0].message
+    assert verdict.errors[0].kind == "overloaded"
     held.let_go()
     first.result()
 
