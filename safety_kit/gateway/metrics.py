@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -30,11 +31,10 @@ class Metrics:
     def __init__(
         self,
         *,
-        routes: Iterable[str],
-        categories: Iterable[str],
-        checks: Iterable[str],
+        routes: Iterable[str] = (),
+        categories: Iterable[str] = (),
+        checks: Iterable[str] = (),
         queued: Callable[[], float] | None = None,
-        running: Callable[[], float] | None = None,
     ) -> None:
         """Prepare all series.
 
@@ -43,7 +43,6 @@ class Metrics:
             categories: What the policy's checks may find.
             checks: The policy's checks, by name.
             queued: How many requests wait for the model at this moment.
-            running: How many requests are in progress at this moment.
         """
         self._routes, self._categories, self._checks = frozenset(routes), frozenset(categories), frozenset(checks)
         registry = self._registry = CollectorRegistry()
@@ -67,17 +66,19 @@ class Metrics:
         self._shadow = counter("shadow", "Requests by both policies' outcomes.", "policy", "shadow")
         self._reloads = counter("policy_reloads", "Policies read again, by whether they were taken over.", "result")
         self._audit = counter("audit_failures", "Lines of the audit log that could not be written.")
-        for name, what, value in (
-            ("queue_depth", "Requests that wait for the model.", queued),
-            ("in_flight", "Requests in progress.", running),
-        ):
-            if value is not None:
-                Gauge(f"safety_kit_{name}", what, registry=registry).set_function(value)
+        self._running = Gauge("safety_kit_in_flight", "Requests in progress.", registry=registry)
+        if queued is not None:
+            Gauge("safety_kit_queue_depth", "Requests that wait for the model.", registry=registry).set_function(queued)
 
-    def know(self, *, categories: Iterable[str], checks: Iterable[str]) -> None:
-        """Take over the names of a policy that was loaded later; those of the earlier ones stay."""
+    def know(self, *, routes: Iterable[str] = (), categories: Iterable[str] = (), checks: Iterable[str] = ()) -> None:
+        """Take over more names, such as those of a policy that was loaded later; the earlier ones stay."""
+        self._routes |= frozenset(routes)
         self._categories |= frozenset(categories)
         self._checks |= frozenset(checks)
+
+    def in_progress(self) -> AbstractContextManager[object]:
+        """Count a request as in progress inside the block."""
+        return self._running.track_inprogress()
 
     def observe(self, record: Record) -> None:
         """Count a request that has come to its end."""
@@ -88,10 +89,12 @@ class Metrics:
             self._first_byte.labels(route).observe(max(0, record.first_byte))
         if record.held is not None:
             self._held.observe(record.held)
-        if record.shadow is not None:
-            self._shadow.labels(record.outcome, record.shadow[0]).inc()
         for verdicts in (record.request, record.response):
             self._observe(verdicts)
+
+    def shadowed(self, enforced: str, shadow: str) -> None:
+        """Both policies have come to an outcome on one request."""
+        self._shadow.labels(enforced, shadow).inc()
 
     def reloaded(self, taken_over: bool) -> None:
         """A policy file has changed: it is in force now, or was refused."""
