@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from safety_kit import __version__, console
 from safety_kit.commands import (
+    audit,
     calibrate,
     check,
     classify,
@@ -129,6 +130,7 @@ app.command()(scan.scan)
 app.command()(generate.generate)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> NoReturn:
