@@ -27,6 +27,7 @@ from safety_kit.commands import (
     measure,
     policy,
     publish,
+    review,
     scan,
     study,
     teach,
@@ -131,6 +132,7 @@ app.command()(generate.generate)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
 app.add_typer(audit.app, name="audit")
+app.add_typer(review.app, name="review")
 
 
 def main() -> NoReturn:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
+from typing import Final
+
+NEW: Final = ".new"
+"""The end of the name that a file has until it is whole; it begins with a dot, and a killed process may leave it."""
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -19,8 +24,8 @@ def create(path: Path, data: bytes) -> None:
     Raises:
         OSError: It cannot be made; nothing is left of it.
     """
-    new = path.with_name(f".{path.name}.new")
-    descriptor = os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    new = path.with_name(f".{path.name}-{secrets.token_hex(4)}{NEW}")
+    descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         try:
             write_all(descriptor, data)
