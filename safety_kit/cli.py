@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from safety_kit import __version__, console
 from safety_kit.commands import (
+    audit,
     calibrate,
     check,
     classify,
@@ -27,6 +28,7 @@ from safety_kit.commands import (
     measure,
     policy,
     publish,
+    review,
     scan,
     serve,
     study,
@@ -133,6 +135,8 @@ app.command()(serve.serve)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
+app.add_typer(review.app, name="review")
 
 
 def main() -> NoReturn:

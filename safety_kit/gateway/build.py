@@ -58,6 +58,7 @@ def build(settings: Settings) -> Services:
         metrics.reloaded(event == "loaded")
 
     policies = Policies(settings.policy, asked_for, shadow=settings.shadow, build=guard_of, on_event=tell)
+    guards = [policies.guard(), *map(policies.guard, asked_for())]
     shadow = Shadow(policies.shadow) if settings.shadow is not None else None
     limits = RateLimits(settings.limits)
     audit = None
@@ -69,11 +70,12 @@ def build(settings: Settings) -> Services:
     if settings.review.keep != "none":
         from safety_kit.gateway.review import ReviewStore
 
-        recorders.append(ReviewStore(settings.review, [policies.guard().policy]))
+        store = ReviewStore(settings.review, [guard.policy for guard in guards])
+        recorders.append(store)
     policies.start(settings.reload)
     return Services(
         guards=policies,
-        backend=_backend(settings, queue, [policies.guard(), *map(policies.guard, asked_for())]),
+        backend=_backend(settings, queue, guards),
         workers=Workers(WAITING if queue is not None else (os.cpu_count() or 2) + 2),
         audit=audit,
         recorders=tuple(recorders),
@@ -82,7 +84,7 @@ def build(settings: Settings) -> Services:
         metrics=metrics,
         shadow=shadow,
         places=queue,
-        keeps_texts=bool(recorders),
+        keeps_texts=bool(recorders) or audit is not None,
         policies=lambda: {
             name: (status.digest, status.fault is not None) for name, status in policies.status().items()
         },

@@ -72,9 +72,9 @@ class Endpoint:
         """Answer a request without a body; see `serve`."""
         ticket = Ticket.of(request, route)
         metrics = self._services.metrics
-        with spans.span("request", route=route, request_id=ticket.request_id):
-            with metrics.in_progress() if metrics is not None else nullcontext():
-                return await self._answered(request, ticket, work)
+        progress = metrics.in_progress() if metrics is not None else nullcontext()
+        with progress, spans.span("request", route=route, request_id=ticket.request_id):
+            return await self._answered(request, ticket, work)
 
     async def _answered(
         self, request: Request, ticket: Ticket, work: Callable[[Ticket], Awaitable[Response]]

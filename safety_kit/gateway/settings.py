@@ -5,11 +5,21 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from safety_kit import strict_yaml
 from safety_kit.errors import UserError
@@ -116,30 +126,52 @@ class Audit(Section):
     """The audit log.
 
     Attributes:
-        file: Where it is written; None: nowhere.
+        file: Where it is written, a ``.jsonl`` file; None: nowhere. ``{host}`` in it stands for the machine's name.
         fsync: ``always`` (after each line), ``second`` (once a second) or ``never``.
         max_bytes: A file that reaches this is rotated; the chain goes on in the next.
         required: A request whose line cannot be written is answered with 503, not passed on.
+        key: File with the key of its digests, made where there is none; None: beside the log, ending in ``.key``.
     """
 
     file: Path | None = None
     fsync: Literal["always", "second", "never"] = "second"
     max_bytes: Count = 100_000_000
     required: bool = True
+    key: Path | None = None
+
+    @field_validator("file")
+    @classmethod
+    def _is_jsonl(cls, file: Path | None) -> Path | None:
+        if file is not None and file.suffix != ".jsonl":
+            raise ValueError("name a .jsonl file")
+        return file
+
+    @property
+    def path(self) -> Path | None:
+        """The file on this machine."""
+        return None if self.file is None else Path(str(self.file).replace("{host}", socket.gethostname()))
 
 
 class Review(Section):
     """The review store: texts for the people who improve the guard.
 
     Attributes:
-        keep: Which requests' texts are kept.
-        folder: Where; needed for anything but ``none``.
+        keep: Which requests' texts are kept: ``blocked``, or ``flagged`` and everything stronger.
+        folder: Where, private to its owner; needed for anything but ``none``.
         days: After so many they are deleted.
+        unredacted: Keep texts even where no policy says, by a `pii` check, what personal data is to be masked.
     """
 
     keep: Literal["flagged", "blocked", "none"] = "none"
     folder: Path | None = None
     days: Count = 30
+    unredacted: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_folder(self) -> Review:
+        if self.keep != "none" and self.folder is None:
+            raise ValueError("review.folder says where the texts are kept; name one, or set keep: none")
+        return self
 
 
 class Logs(Section):
