@@ -22,6 +22,8 @@ ModelName = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_
 Whole = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
+Texts = Annotated[list[str], Field(min_length=1)]
+Ids = Annotated[list[Annotated[int, Field(strict=True)]], Field(min_length=1)]
 
 
 class Open(BaseModel):
@@ -45,10 +47,17 @@ class Generation(Open):
     stop: str | list[str] | None = None
 
 
-class ChatRequest(Generation):
-    """A chat completion's request, docs/guides/positions.md says what of it is checked."""
+class Message(Open):
+    """A message of a conversation; docs/guides/positions.md says what of it is checked."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Any] | None = None
+
+
+class ChatRequest(Generation):
+    """A chat completion's request."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Whole | None = None
     tools: list[dict[str, Any]] | None = None
 
@@ -56,7 +65,7 @@ class ChatRequest(Generation):
 class CompletionRequest(Generation):
     """A text completion's request: a prompt, several, or such as token ids, which no check can read."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Texts | Ids | Annotated[list[Ids], Field(min_length=1)]
     suffix: str | None = None
     echo: Flag | None = None
 
@@ -64,7 +73,7 @@ class CompletionRequest(Generation):
 class ModerationRequest(Open):
     """A moderation's request: texts, or parts."""
 
-    input: str | list[str] | list[dict[str, Any]]
+    input: str | Texts | Annotated[list[dict[str, Any]], Field(min_length=1)]
     model: ModelName | None = None
 
 
@@ -129,7 +138,8 @@ def validated(model: type[Body], body: dict[str, Any]) -> Body:
         fields = model.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(step) for step in first["loc"][:2] if step in model.model_fields or isinstance(step, int))
+        names = {*model.model_fields, *Message.model_fields}
+        place = ".".join(str(step) for step in first["loc"][:3] if step in names or isinstance(step, int))
         said = "is required" if first["type"] == "missing" else f"is not valid: {first['msg']}"
         raise bad_request(f"{place or 'The body'} {said}.", param=place or None) from error
     name = getattr(fields, "model", None)
