@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from safety_kit.errors import UserError
-from safety_kit.gateway.configuration import read_settings
+from safety_kit.gateway.settings import Settings
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -133,7 +133,7 @@ def test_a_missing_extra_is_told_with_its_command(policy: str, monkeypatch: pyte
 def test_options_override_the_file(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("port: 9000\nblocked: error\nupstream: {url: 'http://a/v1', retries: 0}\n", encoding="utf-8")
-    settings = read_settings(
+    settings = Settings.load(
         file, {"port": 9001, "blocked": None, "upstream.url": "http://b/v1", "upstream.api_key_env": None}
     )
     assert (settings.port, settings.blocked) == (9001, "error")
@@ -157,10 +157,10 @@ def test_a_file_that_is_wrong_is_told_with_its_place_and_without_its_values(
     file = tmp_path / "gateway.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=re.escape(told)) as caught:
-        read_settings(file, {})
+        Settings.load(file, {})
     assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
 def test_loopback_needs_no_keys(host: str) -> None:
-    assert read_settings(None, {"host": host}).host == host
+    assert Settings.load(None, {"host": host}).host == host
