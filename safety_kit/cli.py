@@ -22,6 +22,7 @@ from safety_kit.commands import (
     demo,
     explain,
     generate,
+    inspect,
     judge,
     measure,
     policy,
@@ -127,6 +128,7 @@ app.command()(publish.publish)
 app.command()(check.check)
 app.command()(scan.scan)
 app.command()(generate.generate)
+app.command()(inspect.inspect)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
 
