@@ -58,7 +58,6 @@ def fields_of(record: Record, key: bytes) -> dict[str, Any]:
         "outcome": record.outcome,
         "code": None if record.code is None else record.code[:128],
         "policy": record.policy[:128],
-        "shadow": {"outcome": record.shadow[0], "policy": record.shadow[1][:128]} if record.shadow else None,
         "request": _verdicts(record.request, texts.get("request"), key),
         "response": _verdicts(record.response, texts.get("response"), key),
     }

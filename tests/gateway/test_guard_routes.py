@@ -196,7 +196,7 @@ def test_a_prediction_of_nothing_is_refused(address: str, body: dict[str, Any]) 
 def test_vertex_names_the_routes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AIP_PREDICT_ROUTE", "/v1/endpoints/1/deployedModels/2:predict")
     monkeypatch.setenv("AIP_HEALTH_ROUTE", "/alive")
-    paths = create_app(Settings(), services("http://127.0.0.1:9")).openapi()["paths"]
+    paths = create_app(Settings.load(None, {}), services("http://127.0.0.1:9")).openapi()["paths"]
     assert {"/v1/endpoints/1/deployedModels/2:predict", "/alive"} <= set(paths)
 
 
