@@ -105,7 +105,7 @@ def test_a_body_of_another_type(address: str, kind: str | None) -> None:
         ({"messages": ["Hi"]}, "messages.0"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_completion_tokens": -5}, "max_completion_tokens"),
-        ({"max_tokens": 10**400}, "max_tokens"),
+        ({"max_tokens": 10**400}, None),
         ({"n": 0}, "n"),
         ({"n": 10_000}, "n"),
         ({"n": True}, "n"),
