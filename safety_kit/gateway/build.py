@@ -47,5 +47,5 @@ def build(settings: Settings) -> Services:
     return Services(
         guards=OneGuard(Guard(policy, gemma)),
         backend=UpstreamBackend(settings.upstream),
-        workers=Workers(WAITING if policy.needs_model else (os.cpu_count() or 2) + 2),
+        workers=Workers(WAITING if policy.needs_model else os.cpu_count() or 2),
     )

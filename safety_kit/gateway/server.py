@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -11,6 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from safety_kit.gateway.settings import Settings
+
+SWITCH = 0.0005
+"""Seconds after which a thread that computes a check lets the event loop have the interpreter."""
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than balancers keep theirs, so that none sends into a closing one."""
@@ -44,6 +48,14 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._gateway = app
         self._listening = listening
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
+        try:
+            super().run(sockets)
+        finally:
+            sys.setswitchinterval(before)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -12,6 +12,7 @@ import os
 import random
 import re
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import httpx
@@ -25,6 +26,9 @@ MAX_BODY: Final = 64_000_000
 """Bytes of a whole reply, and of a whole stream."""
 
 MAX_ERROR: Final = 65_536
+DRAIN: Final = 0.2
+"""Seconds that a stream has to end after its last event."""
+
 MAX_WAIT: Final = 10.0
 """Seconds that a retry waits at most, whatever Retry-After says; what asks for more is passed on at once."""
 
@@ -135,12 +139,14 @@ class UpstreamBackend:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise _garbage("It was asked for a stream and gave none.")
             events, size = EventReader(), 0
-            async for piece in response.aiter_bytes():
+            pieces = response.aiter_bytes()
+            async for piece in pieces:
                 size += len(piece)
                 if size > MAX_BODY:
                     raise _garbage(f"Its stream has more than {MAX_BODY} bytes.")
                 for data in events.feed(piece):
                     if data == DONE:
+                        await _drain(pieces)
                         return
                     yield _chunk(data)
             raise _cut()
@@ -222,7 +228,7 @@ def _key(settings: Upstream) -> str | None:
 
 def _chunk(data: bytes) -> Chunk:
     try:
-        body = json.loads(data)
+        body = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise _garbage("Its stream holds what is no JSON.") from error
     if not isinstance(body, dict):
@@ -230,6 +236,14 @@ def _chunk(data: bytes) -> Chunk:
     if body.get("error") is not None:
         raise BackendError(502, "upstream_error", "The upstream failed while it answered.")
     return Chunk(body)
+
+
+async def _drain(pieces: AsyncIterator[bytes]) -> None:
+    """Read to the end of what has said that it is at its end, so that the connection can be used again."""
+    with suppress(TimeoutError, httpx.HTTPError):
+        async with asyncio.timeout(DRAIN):
+            async for _ in pieces:
+                return  # more after the end: let the connection go
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes:
