@@ -18,6 +18,7 @@ from typing import Any, Final
 import httpx
 
 from safety_kit.chat.events import DONE, EventReader
+from safety_kit.chat.places import is_identifier
 from safety_kit.errors import ConversationError, UserError
 from safety_kit.gateway.backends import BackendError, Call, Chunk
 from safety_kit.gateway.settings import Upstream
@@ -36,6 +37,7 @@ _RETRIED: Final = frozenset({429, 502, 503, 504})
 _PASSED: Final = frozenset({400, 404, 409, 413, 415, 422, 429})
 """Statuses that are the caller's to mend; others are the gateway's or the upstream's."""
 
+_MODEL: Final = re.compile(r"[A-Za-z0-9_./:@+-]{1,256}")
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _UNSENT: Final = (
     httpx.ConnectError,
@@ -83,12 +85,21 @@ class UpstreamBackend:
         )
 
     async def models(self) -> list[dict[str, Any]]:
-        """The upstream's own list."""
+        """The upstream's own list, without what it says beside: nothing has checked that."""
         body = await self._json("GET", "models", None, Call("models"))
         found = body.get("data")
         if not isinstance(found, list) or not all(isinstance(model, dict) for model in found):
             raise _garbage("It gave no list of models.")
-        return found
+        return [
+            {
+                "id": model["id"],
+                "object": "model",
+                "created": model["created"] if isinstance(model.get("created"), int) else 0,
+                "owned_by": owner if isinstance(owner := model.get("owned_by"), str) and is_identifier(owner) else "",
+            }
+            for model in found
+            if isinstance(model.get("id"), str) and _MODEL.fullmatch(model["id"])
+        ]
 
     async def chat(self, request: Mapping[str, Any], call: Call) -> dict[str, Any]:
         return await self._json("POST", "chat/completions", request, call)
