@@ -76,7 +76,7 @@ def build(settings: Settings) -> Services:
     return Services(
         guards=policies,
         backend=_backend(settings, queue, guards),
-        workers=Workers(WAITING if queue is not None else (os.cpu_count() or 2) + 2),
+        workers=Workers(WAITING if queue is not None else os.cpu_count() or 2),
         audit=audit,
         recorders=tuple(recorders),
         keys=ring,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -12,6 +13,9 @@ from fastapi import FastAPI
 from safety_kit.gateway.connection import server_options
 from safety_kit.gateway.intake import in_front
 from safety_kit.gateway.settings import Settings
+
+SWITCH = 0.0005
+"""Seconds after which a thread that computes a check lets the event loop have the interpreter."""
 
 
 class Server(uvicorn.Server):
@@ -29,6 +33,14 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._gateway = app
         self._listening = listening
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
+        try:
+            super().run(sockets)
+        finally:
+            sys.setswitchinterval(before)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -110,7 +110,7 @@ class FakeUpstream:
         return await self.answer(body, request)
 
     async def _models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": "tiny", "object": "model", "owned_by": "test"}]})
+        return JSONResponse({"object": "list", "data": [{"id": "tiny", "owned_by": "two words"}, {"id": "a b"}]})
 
 
 def pieces(text: str, size: int = 3) -> list[str]:
