@@ -24,7 +24,7 @@ _OWN_COLUMNS = frozenset({"text", "prompt", "label", "labels", "split", "pair", 
 _LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _LONGEST_CELL = 1 << 27
-"""Characters of a CSV file's cell: without a limit, a quotation mark that is never closed takes the rest of the file."""
+"""Characters of a CSV file's cell: else a quotation mark that is never closed takes the rest of the file."""
 _BATCH = 1024
 """Rows of a table that are made into Python's values at once."""
 
