@@ -213,7 +213,7 @@ def no_model(*_: Any, **__: Any) -> Any:
 def test_an_input_that_the_text_checks_block_is_never_read(
     either: GuardedGemma, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("prefill", "steps", "forward", "trace_texts", "render"):
+    for name in ("prefill", "steps", "forward", "read_texts", "render"):
         monkeypatch.setattr(either.gemma, name, no_model)
     reply = either.generate([Message("system", "be kind"), Message("user", "a bad word"), Message("user", "hi")])
     assert reply.blocked
@@ -237,7 +237,7 @@ def test_a_conversation_of_too_many_turns_is_never_read(monkeypatch: pytest.Monk
 def test_an_input_that_a_probe_blocks_is_never_answered(heads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gemma = guarded(heads / "input")
     monkeypatch.setattr(gemma.gemma, "steps", no_model)
-    monkeypatch.setattr(gemma.gemma, "trace_texts", no_model)  # the prefill's own activations are read
+    monkeypatch.setattr(gemma.gemma, "read_texts", no_model)  # the prefill's own activations are read
     reply = gemma.generate("hi there")
     assert (reply.reply, reply.finish_reason, reply.output) == ("not in this mood", "content_filter", None)
     assert reply.prompt_tokens == len(tiny().render([Message("user", "hi there")]).tokens)

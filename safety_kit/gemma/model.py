@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -21,7 +21,7 @@ from safety_kit.gemma.trunk import Trunk
 from safety_kit.types import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,8 +29,13 @@ if TYPE_CHECKING:
     from safety_kit.gemma.sampling import Sampling
     from safety_kit.types import Role
 
+T = TypeVar("T")
+
 TOKEN_BUDGET = 1024
 """Padded tokens a batch: larger ones gain nothing on a CPU and cost memory."""
+
+TRACED = 8 * TOKEN_BUDGET
+"""Tokens whose activations are in memory at once while texts are read that have more."""
 
 WINDOW = 512
 OVERLAP = 128
@@ -240,6 +245,29 @@ class Gemma:
             For each item its own tokens as one view a window, offsets pointing into the raw text; none for a text
             without tokens.
         """
+        return self.read_texts(items, capture, lambda _, view: view, context=context, progress=progress)
+
+    def read_texts(
+        self,
+        items: Sequence[tuple[str | None, str, Role]],
+        capture: Capture,
+        each: Callable[[int, TraceView], T],
+        *,
+        context: Sequence[Message] = (),
+        progress: str | None = None,
+    ) -> list[list[T]]:
+        """The same, window by window: only what `each` makes of one is kept, so that a text may be of any length.
+
+        Args:
+            items: As in `trace_texts`, and so for the others.
+            capture: What a view has.
+            each: The item's number and a view → what to keep.
+            context: Messages that stand before.
+            progress: Label of a progress bar on stderr.
+
+        Returns:
+            For each item what was made of its windows, in their order.
+        """
         pieces: list[Tokens] = []
         places: list[tuple[int, int, int]] = []
         for index, (prompt, text, role) in enumerate(items):
@@ -255,10 +283,17 @@ class Gemma:
                 pieces.append(head + rendered.tokens.slice(at, end))
                 places.append((index, len(head), len(pieces[-1])))
                 at = stop if end == stop else end - OVERLAP
-        views: list[list[TraceView]] = [[] for _ in items]
-        for trace, (index, start, stop) in zip(self.forward(pieces, capture, progress=progress), places, strict=True):
-            views[index].append(trace.view(start, stop))
-        return views
+        made: dict[int, T] = {}
+        for part in _batches(list(map(len, pieces)), TRACED):
+            traced = self.forward([pieces[number] for number in part], capture, progress=progress)
+            for number, trace in zip(part, traced, strict=True):
+                index, start, stop = places[number]
+                made[number] = each(index, trace.view(start, stop))
+            del traced, trace  # before the next ones are made
+        kept: list[list[T]] = [[] for _ in items]
+        for number, (index, _, _) in enumerate(places):
+            kept[index].append(made[number])
+        return kept
 
     def prefill(self, prompt: Prompt, capture: Capture = Capture(), *, reuse: Prefill | None = None) -> Prefill:  # noqa: B008
         """Read a prompt once: its activations go to the probes, its KV cache on to `steps`."""
