@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import guard_cost, guard_quality, leaks, pii
 from benchmarks.house import guarded_ratio
-from benchmarks.result import Figure, write
+from benchmarks.result import NOT_RUN, Figure, write
 from benchmarks.sets import FOLDER
 from safety_kit import console
 from safety_kit.cache import cache_dir
@@ -26,7 +26,7 @@ from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 
 
-def parts(data: Path, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
+def parts(data: Path, quick: bool, peer: Path | None = None) -> dict[str, Callable[[], list[Figure]]]:
     """Each part of the benchmark by name; the model is loaded by the first that needs it."""
     loaded: list[tuple[Gemma, Guard]] = []
 
@@ -40,6 +40,7 @@ def parts(data: Path, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
     most = 20 if quick else 300
     return {
         "text checks": lambda: guard_cost.text_checks(data, 1 if quick else 3),
+        "llm-guard": lambda: guard_cost.llm_guard(data, 1 if quick else 3, peer),
         "keywords": lambda: [guard_cost.keywords(few)],
         "start": lambda: [guard_cost.cold_start(few)],
         "pii": lambda: pii.figures(data),
@@ -68,6 +69,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=FOLDER, help="the folder of the published sets")
     parser.add_argument("--quick", action="store_true", help="few repeats: to see that it runs, not for the record")
     parser.add_argument("--fresh", action="store_true", help="forget the finished parts of a stopped run")
+    parser.add_argument("--llm-guard", type=Path, help="the Python of an environment with llm-guard: a row beside ours")
     parser.add_argument("--only", nargs="+", help="these parts alone; nothing is written")
     options = parser.parse_args()
     if not options.data.is_dir():
@@ -81,7 +83,7 @@ def main() -> int:
     lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
     done: dict[str, list[dict[str, Any]]] = dict(map(json.loads, lines))
     figures: list[Figure] = []
-    for name, measure in parts(options.data, options.quick).items():
+    for name, measure in parts(options.data, options.quick, options.llm_guard).items():
         if options.only and name not in options.only:
             continue
         if name not in done:
@@ -90,7 +92,8 @@ def main() -> int:
                 log.write(json.dumps([name, done[name]]) + "\n")
         for one in (Figure(**fields) for fields in done[name]):
             mark = {True: "met", False: "NOT MET", None: ""}[one.met]
-            print(f"{one.what}: {one.value:.3g} [{one.low:.3g}, {one.high:.3g}] {one.unit} {one.goal} {mark}")
+            told = f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}] " if one.unit != NOT_RUN else ""
+            print(f"{one.what}: {told}{one.unit} {one.goal} {mark}")
             figures.append(one)
     if not options.quick and not options.only:
         print(write("guard", figures))
