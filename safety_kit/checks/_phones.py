@@ -48,8 +48,8 @@ class Phones:
         """The spans of all numbers of at least `SHORTEST` digits, in order, but for some that lie in another.
 
         What looks like a number is tried whole first. Where one region takes it, what another would find in it lies
-        inside, and all go on behind it: one parse is enough. Where only a part of it may be a number, the regions go
-        different ways from there on.
+        inside, and all go on behind it: one parse is enough. Where only a part of it may be a number, each region looks
+        for that by itself.
         """
         spans = []
         candidates, index = _Candidates(text), 0
@@ -59,31 +59,37 @@ class Phones:
             if _digits(whole) < SHORTEST:
                 continue
             tried = {candidate: self._regions_of(candidate) for candidate in candidates.tried(whole, start)}
-            if any(self._takes(text, n, whole, start) for n in sorted(tried.pop(whole, ()))):
+            regions = tried.pop(whole, frozenset())
+            if _names_its_country(whole):
+                regions &= {0}  # which speaks for all
+            if any(self._takes(text, n, whole, start) for n in sorted(regions)):
                 spans.append((start, index))
-            elif any(tried.values()):
-                return [*spans, *self._region_by_region(text, start)]
+            elif parts := frozenset[int]().union(*tried.values()):
+                inside = self._region_by_region(text, start, index, parts)
+                if inside is None:
+                    return [*spans, *(self._region_by_region(text, start, len(text), self._every) or ())]
+                spans += inside
         return spans
 
     def _regions_of(self, candidate: str) -> frozenset[int]:
-        """Where this may be a number; where it is read the same in every region, one speaks for all."""
-        return frozenset({0}) if _names_its_country(candidate) else self._of(candidate)
+        return self._every if _names_its_country(candidate) else self._of(candidate)
 
     def _takes(self, text: str, number: int, whole: str, start: int) -> bool:
         matcher = PhoneNumberMatcher(text, self._regions[number], Leniency.VALID)
         return matcher._parse_and_verify(whole, start) is not None
 
-    def _region_by_region(self, text: str, start: int) -> list[tuple[int, int]]:
-        """The same from `start` on, by a matcher for every region."""
+    def _region_by_region(
+        self, text: str, start: int, end: int, numbers: frozenset[int]
+    ) -> list[tuple[int, int]] | None:
+        """What these regions' own matchers find from `start` to `end`; None where one of them goes on beyond."""
         possible: dict[str, frozenset[int]] = {}
-        return sorted(
-            {
-                (match.start, match.end)
-                for n, region in enumerate(self._regions)
-                for match in _Gated(text, start, region, n, possible, self._of)
-                if _digits(match.raw_string) >= SHORTEST
-            }
-        )
+        spans = set()
+        for n in numbers:
+            matcher = _Gated(text, start, end, self._regions[n], n, possible, self._of)
+            spans |= {(match.start, match.end) for match in matcher if _digits(match.raw_string) >= SHORTEST}
+            if matcher.goes_beyond:
+                return None
+        return sorted(spans)
 
     def _of(self, candidate: str) -> frozenset[int]:
         """Numbers of the regions in which this may be a valid number."""
@@ -119,20 +125,34 @@ class _Candidates(PhoneNumberMatcher):
 
 
 class _Gated(PhoneNumberMatcher):
-    """The matcher of one region, which parses only what may be a number of it."""
+    """The matcher of one region in a part of a text, which parses only what may be a number of it.
+
+    Attributes:
+        goes_beyond: Behind what it found, there was something that begins in the part and ends behind it.
+    """
 
     def __init__(
         self,
         text: str,
         start: int,
+        end: int,
         region: str,
         number: int,
         possible: dict[str, frozenset[int]],
         of: Callable[[str], frozenset[int]],
     ) -> None:
         super().__init__(text, region, Leniency.VALID)
-        self._search_index = start
+        self._search_index, self._end = start, end
+        self.goes_beyond = False
         self._number, self._possible, self._of = number, possible, of
+
+    def _extract_match(self, candidate: str, offset: int) -> PhoneNumberMatch | None:
+        if offset + len(candidate) > self._end:
+            self.goes_beyond = offset < self._end
+            self._max_tries = 0  # which ends the search
+            return None
+        found: PhoneNumberMatch | None = super()._extract_match(candidate, offset)
+        return found
 
     def _parse_and_verify(self, candidate: str, offset: int) -> PhoneNumberMatch | None:
         regions = self._possible.get(candidate)
