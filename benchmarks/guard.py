@@ -23,7 +23,7 @@ from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 
 
-def parts(data: Path, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
+def parts(data: Path, quick: bool, peer: Path | None = None) -> dict[str, Callable[[], list[Figure]]]:
     """Each part of the benchmark by name; the model is loaded by the first that needs it."""
     loaded: list[tuple[Gemma, Guard]] = []
 
@@ -37,6 +37,7 @@ def parts(data: Path, quick: bool) -> dict[str, Callable[[], list[Figure]]]:
     most = 20 if quick else 300
     return {
         "text checks": lambda: guard_cost.text_checks(data, 1 if quick else 3),
+        "llm-guard": lambda: guard_cost.llm_guard(data, 1 if quick else 3, peer),
         "keywords": lambda: [guard_cost.keywords(few)],
         "start": lambda: [guard_cost.cold_start(few)],
         "pii": lambda: pii.figures(data),
@@ -65,13 +66,14 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=FOLDER, help="the folder of the published sets")
     parser.add_argument("--quick", action="store_true", help="few repeats: to see that it runs, not for the record")
     parser.add_argument("--fresh", action="store_true", help="forget the finished parts of a stopped run")
+    parser.add_argument("--llm-guard", type=Path, help="the Python of an environment with llm-guard: a row beside ours")
     parser.add_argument("--only", nargs="+", help="these parts alone; nothing is written")
     options = parser.parse_args()
     if not options.data.is_dir():
         print(f"The published sets are not at {options.data}; name their folder with --data.", file=sys.stderr)
         return 0
     torch.set_num_threads(2)
-    run("guard", parts(options.data, options.quick), options)
+    run("guard", parts(options.data, options.quick, options.llm_guard), options)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pii import joined, read_rows
-from benchmarks.result import Figure, figure, seconds
+from benchmarks.result import Figure, figure, not_run, seconds
 from safety_kit.catalogue import COUNTRIES
 from safety_kit.gemma import Capture, Gemma
 from safety_kit.guard import Guard
@@ -56,6 +58,27 @@ def text_checks(folder: Path, repeats: int) -> list[Figure]:
     best = [1000 * min(seconds(lambda t=piece: guard.check_text(t)) for _ in range(repeats)) for piece in pieces]
     what = f"patterns, pii of all countries, secrets, urls and invisible text, {len(pieces)} texts of 500 characters"
     return [figure(f"{what}: median", best, "ms", most=3), percentile(f"{what}: p95", best, 95, most=6)]
+
+
+def llm_guard(folder: Path, repeats: int, python: Path | None) -> list[Figure]:
+    """The same texts through llm-guard, in an environment of its own: it wants another transformers.
+
+    Args:
+        folder: Of the published sets.
+        repeats: The least of so many times counts.
+        python: The interpreter of an environment with `pip install llm-guard`; None: the rows say that it was not run.
+    """
+    what = "llm-guard's BanSubstrings, Regex, Secrets and InvisibleText (no personal data), the same texts"
+    if python is None:
+        return [not_run(f"{what}: median"), not_run(f"{what}: p95")]
+    asked = json.dumps({"texts": joined(read_rows(folder / "pii")), "repeats": repeats})
+    script = Path(__file__).with_name("peer_llm_guard.py")
+    one_core = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    answer = subprocess.run(
+        [python, "-I", script], input=asked, env=one_core, check=True, stdout=subprocess.PIPE, text=True
+    )
+    best = json.loads(answer.stdout)
+    return [figure(f"{what}: median", best, "ms"), percentile(f"{what}: p95", best, 95)]
 
 
 def keywords(repeats: int) -> Figure:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.result import Figure, write
+from benchmarks.result import NOT_RUN, Figure, write
 from safety_kit.cache import cache_dir
 
 
@@ -37,9 +37,8 @@ def run(name: str, parts: Mapping[str, Callable[[], Sequence[Figure]]], options:
                 log.write(json.dumps([part, done[part]]) + "\n")
         for one in (Figure(**fields) for fields in done[part]):
             mark = {True: "met", False: "NOT MET", None: ""}[one.met]
-            print(
-                f"{one.what}: {one.value:.3g} [{one.low:.3g}, {one.high:.3g}] {one.unit} {one.goal} {mark}", flush=True
-            )
+            told = f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}] " if one.unit != NOT_RUN else ""
+            print(f"{one.what}: {told}{one.unit} {one.goal} {mark}", flush=True)
             figures.append(one)
     if not options.quick and not options.only:
         print(write(name, figures))

@@ -19,6 +19,9 @@ from safety_kit import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+NOT_RUN = "not run"
+"""The unit of a figure that was not measured."""
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -46,6 +49,11 @@ def figure(
     goal = f"at most {most:g}" if most is not None else f"at least {least:g}" if least is not None else ""
     met = value <= most if most is not None else value >= least if least is not None else None
     return Figure(what, value, *map(float, np.quantile(medians, [0.025, 0.975])), unit, goal, met)
+
+
+def not_run(what: str) -> Figure:
+    """The row of a contender that is not there."""
+    return Figure(what, 0, 0, 0, NOT_RUN, "", None)
 
 
 def seconds(work: Callable[[], object]) -> float:

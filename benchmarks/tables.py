@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result import RESULTS
+from benchmarks.result import NOT_RUN, RESULTS
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "FIGURES.md"
@@ -31,6 +31,9 @@ def table(name: str) -> str:
     lines += ["| what | median | 95 % interval | goal |", "|---|---|---|---|"]
     for one in result["figures"]:
         goal = f"{one['goal']}: {'met' if one['met'] else '**not met**'}" if one["goal"] else ""
+        if one["unit"] == NOT_RUN:
+            lines.append(f"| {one['what']} | {NOT_RUN} |  |  |")
+            continue
         lines.append(
             f"| {one['what']} | {one['value']:.3g} {one['unit']} | {one['low']:.3g} to {one['high']:.3g} | {goal} |"
         )

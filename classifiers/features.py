@@ -186,10 +186,15 @@ def causal_readings(
 
     def read(which: list[int]) -> list[Pooled]:
         context = jobs[which[0]][1].context
-        traced = gemma.trace_texts(
-            [(jobs[i][1].prompt, jobs[i][2], jobs[i][1].role) for i in which], Capture(tuple(blocks)), context=context
-        )
-        return [_pool(jobs[i][1].stage, views, blocks) for i, views in zip(which, traced, strict=True)]
+        return [
+            _joined(pools)
+            for pools in gemma.read_texts(
+                [(jobs[i][1].prompt, jobs[i][2], jobs[i][1].role) for i in which],
+                Capture(tuple(blocks)),
+                lambda number, view: _pool(jobs[which[number]][1].stage, view, blocks),
+                context=context,
+            )
+        ]
 
     keys = [_key(gemma, blocks, "causal", place, text) for _, place, text in jobs]
     order = [(str(place.context), len(text)) for _, place, text in jobs]
@@ -319,14 +324,19 @@ def _hidden(views: Sequence[TraceView], blocks: Sequence[int]) -> Floats:
     return torch.cat(tokens).numpy()
 
 
-def _pool(stage: Stage, views: Sequence[TraceView], blocks: Sequence[int]) -> Pooled:
-    windows = []
-    for view in views:
-        hidden = _hidden([view], blocks)
-        total = np.concatenate([np.zeros_like(hidden[:1], dtype=np.float64), hidden.cumsum(0, dtype=np.float64)])
-        ends = np.array(reading_ends(len(view), stage, WINDOW, STRIDE))
-        starts = np.maximum(0, ends - WINDOW)
-        windows.append((total[ends] - total[starts]) / (ends - starts)[:, None, None])
-    if not views:
-        return _EMPTY
-    return _hidden(views, blocks).mean(0), np.concatenate(windows).astype(np.float32), sum(map(len, views))
+def _pool(stage: Stage, view: TraceView, blocks: Sequence[int]) -> Pooled:
+    """What is kept of one window."""
+    hidden = _hidden([view], blocks)
+    total = np.concatenate([np.zeros_like(hidden[:1], dtype=np.float64), hidden.cumsum(0, dtype=np.float64)])
+    ends = np.array(reading_ends(len(view), stage, WINDOW, STRIDE))
+    starts = np.maximum(0, ends - WINDOW)
+    windows = (total[ends] - total[starts]) / (ends - starts)[:, None, None]
+    return hidden.mean(0), windows.astype(np.float32), len(view)
+
+
+def _joined(pools: Sequence[Pooled]) -> Pooled:
+    """What is kept of a text: of all its windows."""
+    if len(pools) < 2:
+        return pools[0] if pools else _EMPTY
+    means, windows, sizes = zip(*pools, strict=True)
+    return np.average(means, axis=0, weights=sizes).astype(np.float32), np.concatenate(windows), sum(sizes)

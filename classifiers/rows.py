@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +23,10 @@ if TYPE_CHECKING:
 _OWN_COLUMNS = frozenset({"text", "prompt", "label", "labels", "split", "pair", "score"})
 _LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 _UNDECODED = re.compile("[\udc80-\udcff]")
+_LONGEST_CELL = 1 << 27
+"""Characters of a CSV file's cell: else a quotation mark that is never closed takes the rest of the file."""
+_BATCH = 1024
+"""Rows of a table that are made into Python's values at once."""
 
 
 class BadRow(Exception):
@@ -198,7 +200,9 @@ def stem(source: Source) -> str | None:
 
 
 def open_rows(source: Source, columns: Columns = PLAIN) -> tuple[str, str, Iterator[tuple[int, Any]]]:
-    """The source's name, what its rows are counted in, and (place, row or what is wrong with it).
+    """The source's name, what its rows are counted in, and (place, row or what is wrong with it), one by one.
+
+    A file is read as its rows are asked for: memory holds a row, or a batch of a Parquet file's.
 
     Args:
         source: A `.jsonl`, `.csv` or `.parquet` file, `hf:ORG/NAME[@CONFIG][:SPLIT]`, or a `datasets.Dataset`.
@@ -223,47 +227,55 @@ def _open(source: Source, columns: Columns) -> tuple[str, str, Iterator[tuple[in
             "hf:ORG/NAME."
         )
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            head = file.read(2)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     except ValueError:
         raise DataError("A NUL character is in the path of the rows.") from None
     if kind == ".parquet":
-        return str(path), "row", enumerate(_parquet_rows(content, path), 1)
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return str(path), "row", enumerate(_parquet_rows(path), 1)
+    if head in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{path} is in UTF-16; save it in UTF-8.")
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    return str(path), "line", _csv_rows(content, path, columns) if kind == ".csv" else _jsonl_rows(content)
+    records = _csv_rows(path, columns) if kind == ".csv" else _jsonl_rows(path)
+    return str(path), "line", _readable(records, path)
 
 
-def _jsonl_rows(content: bytes) -> Iterator[tuple[int, Any]]:
-    for place, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield place, json.loads(line.decode())
-        except UnicodeDecodeError:
-            yield place, BadRow("not in UTF-8")
-        except (ValueError, RecursionError):
-            yield place, BadRow("not JSON")
-
-
-def _csv_rows(content: bytes, path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
-    text = content.decode(errors="surrogateescape")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    damaged = _UNDECODED.search(text) is not None
-    limit = csv.field_size_limit(sys.maxsize)
+def _readable(records: Iterator[tuple[int, Any]], path: Path) -> Iterator[tuple[int, Any]]:
     try:
+        yield from records
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or type(error).__name__}.") from None
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open("rb") as file:
+        for place, line in enumerate(file, 1):
+            if place == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not line.strip():
+                continue
+            try:
+                yield place, json.loads(line.decode())
+            except UnicodeDecodeError:
+                yield place, BadRow("not in UTF-8")
+            except (ValueError, RecursionError):
+                yield place, BadRow("not JSON")
+
+
+def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)
         header: list[str] | None = None
         while True:
             place = reader.line_num + 1
             try:
-                cells = next(reader)
-            except StopIteration:
-                return
+                cells = _next_cells(reader)
             except csv.Error:
                 yield place, BadRow("not CSV; perhaps a quotation mark is missing")
                 continue
+            if cells is None:
+                return
             if not cells:
                 continue
             if header is None:
@@ -275,28 +287,35 @@ def _csv_rows(content: bytes, path: Path, columns: Columns) -> Iterator[tuple[in
                     )
             elif len(cells) != len(header):
                 yield place, BadRow(f"{count(len(cells), 'cell')} for {count(len(header), 'column')}")
-            elif damaged and any(map(_UNDECODED.search, cells)):
+            elif any(map(_UNDECODED.search, cells)):
                 yield place, BadRow("not in UTF-8")
             else:
                 yield place, dict(zip(header, cells, strict=True))
+
+
+def _next_cells(reader: Any) -> list[str] | None:
+    """The next row's cells, which may be long: the limit, which is the process's, holds for this one read."""
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        return next(reader, None)
     finally:
         csv.field_size_limit(limit)
 
 
-def _parquet_rows(content: bytes, path: Path) -> list[Any]:
+def _parquet_rows(path: Path) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(content))
-        wanted = [f.name for f in table.schema if f.name in _OWN_COLUMNS or not pa.types.is_nested(f.type)]
-        rows: list[Any] = table.select(wanted).to_pylist()
+        with pq.ParquetFile(path) as file:
+            wanted = [f.name for f in file.schema_arrow if f.name in _OWN_COLUMNS or not pa.types.is_nested(f.type)]
+            for batch in file.iter_batches(_BATCH, columns=wanted):
+                yield from batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {type(error).__name__}.") from None
-    return rows
 
 
-def _dataset_rows(source: Any, columns: Columns) -> list[Any]:
+def _dataset_rows(source: Any, columns: Columns) -> Iterator[Any]:
     kind = type(source)
     if kind.__module__.partition(".")[0] != "datasets":
         raise DataError(f"Rows come from a file or a datasets.Dataset, not from a {kind.__name__}.")
@@ -305,11 +324,15 @@ def _dataset_rows(source: Any, columns: Columns) -> list[Any]:
     except ImportError:
         raise MissingExtra("datasets", "train") from None
     if isinstance(source, datasets.Dataset):
-        rows: list[Any] = class_names(source, columns).to_list()
-        return rows
+        return _table_rows(class_names(source, columns))
     if isinstance(source, Mapping):
         raise DataError(f"The data set has several splits; pass one of them: {', '.join(map(str, source))}.")
     raise DataError(f"A datasets.{kind.__name__} cannot be read; make a datasets.Dataset of it.")
+
+
+def _table_rows(source: datasets.Dataset) -> Iterator[Any]:
+    for table in source.with_format("arrow").iter(_BATCH):
+        yield from table.to_pylist()
 
 
 def count(number: int, noun: str) -> str:

@@ -200,17 +200,21 @@ class InvisibleOptions(Options):
 
 
 class LengthOptions(Options):
-    """A text of more than so many `characters`, or `tokens` of the embedded Gemma's tokenizer."""
+    """A text of more than so many `characters`, or `tokens` of the embedded Gemma's tokenizer.
+
+    `turns` limits how many messages, of any role, a conversation that comes in may have.
+    """
 
     type: Literal["length"]
     category: str | None = Field(default=None, min_length=1)
     characters: int | None = Field(default=None, ge=1)
     tokens: int | None = Field(default=None, ge=1)
+    turns: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _something(self) -> LengthOptions:
-        if self.characters is None and self.tokens is None:
-            raise ValueError("name a limit: characters or tokens")
+        if self.characters is None and self.tokens is None and self.turns is None:
+            raise ValueError("name a limit: characters, tokens or turns")
         return self
 
 

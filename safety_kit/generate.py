@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from safety_kit.checks.length import too_many_turns
 from safety_kit.gemma.trace import Capture
 from safety_kit.guard import new_request_id
 from safety_kit.stream import StreamGuard
@@ -206,6 +207,9 @@ class GuardedGemma:
         """Every message's verdict, and the prompt as read: None where the text checks blocked before that."""
         samples = [Sample(message.content, message.role, Stage.INPUT) for message in messages]
         verdicts = self.guard.check(samples, "text", vault=vault, request_id=request_id)
+        if found := too_many_turns(self.guard.policy.checks, len(messages)):
+            whole = replace(self.guard.decide(Stage.INPUT, found, (), {}), text=verdicts[-1].text)
+            verdicts[-1] = self.guard.merge(verdicts[-1], whole)
         if any(verdict.blocked for verdict in verdicts):
             return verdicts, None
         passed = [replace(m, content=verdict.text or "") for m, verdict in zip(messages, verdicts, strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from safety_kit.gemma.trace import Capture, TraceView
 
     Scores: TypeAlias = Sequence[Sequence[float]]
+
+T = TypeVar("T")
 
 Text: TypeAlias = tuple[str | None, str]
 """(prompt | None, text): a reply comes with the message that it answers."""
@@ -90,8 +92,10 @@ class Tracer(Protocol):
     @property
     def hidden_size(self) -> int: ...
 
-    def trace_texts(self, texts: Sequence[tuple[str | None, str, Role]], capture: Capture, /) -> list[list[TraceView]]:
-        """The own tokens of each text, in overlapping windows: (prompt, text, role) → views."""
+    def read_texts(
+        self, texts: Sequence[tuple[str | None, str, Role]], capture: Capture, each: Callable[[int, TraceView], T], /
+    ) -> list[list[T]]:
+        """Each text's own tokens in overlapping windows: (prompt, text, role) → what `each` makes of every view."""
         ...
 
 
@@ -120,22 +124,22 @@ def causal_scores(gemma: Tracer, heads: Sequence[Head], texts: Sequence[Text]) -
     blocks = tuple(sorted({block for head in heads for block in head.blocks}))
     roles: list[Role] = ["user" if prompt is None else "assistant" for prompt, _ in texts]
     items = [(prompt, text, role) for (prompt, text), role in zip(texts, roles, strict=True)]
-    scores: list[list[float]] = [[] for _ in heads]
-    for text, views in zip(texts, gemma.trace_texts(items, Capture(blocks)), strict=True):
-        read = [{block: view.hidden(block).float().cpu().numpy() for block in blocks} for view in views if len(view)]
-        for row, head in zip(scores, heads, strict=True):
-            readings = [
-                decision_score(
-                    head.token_scores(np.concatenate([hidden[block] for block in head.blocks], axis=1)),
-                    head.bias,
-                    stage_of(text),
-                    head.window,
-                    head.stride,
-                )[0]
-                for hidden in read
-            ]
-            row.append(max(readings, default=float("nan")))
-    return scores
+
+    def read(number: int, view: TraceView) -> list[float]:
+        hidden = {block: view.hidden(block).float().cpu().numpy() for block in blocks}
+        return [
+            decision_score(
+                head.token_scores(np.concatenate([hidden[block] for block in head.blocks], axis=1)),
+                head.bias,
+                stage_of(texts[number]),
+                head.window,
+                head.stride,
+            )[0]
+            for head in heads
+        ]
+
+    windows = gemma.read_texts(items, Capture(blocks), read)
+    return [[max((scores[i] for scores in made), default=float("nan")) for made in windows] for i in range(len(heads))]
 
 
 def check_models(artifacts: Sequence[Artifact], gemma: Tracer, scorer: Scorer = causal_scores) -> None:

@@ -251,6 +251,8 @@ def _check_rules(file: PolicyFile) -> None:
         for name, options in file.checks.items():
             if isinstance(options, JudgeOptions) and covers(rule.category, options.category or name):
                 _check_judge_rule(place, rule, options)
+            if isinstance(options, LengthOptions) and covers(rule.category, options.category or name):
+                _check_length_rule(place, rule, name, options)
     for name, options in file.checks.items():
         others = {c for other, categories in given.items() if other != name for c in categories or ()}
         if isinstance(options, JudgeOptions) and (options.category or name) in others:
@@ -288,6 +290,12 @@ def _check_judge_rule(place: str, rule: RuleOptions, options: JudgeOptions) -> N
             f"{place}.action: a judge without evidence may only flag; measure it with safety-kit judge --evidence FILE "
             "and name the file in the check."
         )
+
+
+def _check_length_rule(place: str, rule: RuleOptions, name: str, options: LengthOptions) -> None:
+    """Refuse a rule that never fires: a reply has no turns."""
+    if "input" not in rule.stages and options.characters is None and options.tokens is None:
+        raise PolicyError(f"{place}.stages: turns are counted at input alone (checks.{name}); name input.")
 
 
 def check_rule(

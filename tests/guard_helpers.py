@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -50,6 +50,11 @@ class FakeGemma:
         return [
             [self.trace(text[i : i + cut], capture.blocks) for i in range(0, len(text), cut)] for _, text, _ in texts
         ]
+
+    def read_texts(
+        self, texts: Sequence[Any], capture: Capture, each: Callable[[int, TraceView], Any], /
+    ) -> list[list[Any]]:
+        return [[each(i, view) for view in views] for i, views in enumerate(self.trace_texts(texts, capture))]
 
 
 def make_artifact(

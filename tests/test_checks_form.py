@@ -246,12 +246,14 @@ def test_the_tokenizer_is_loaded_only_where_tokens_are_limited(monkeypatch: pyte
         ("characters: 50", "", "checks.too_long: name a limit"),
         ("characters: 50", "characters: 0", "checks.too_long.characters: "),
         ("action: block", "action: redact", r"rules\[0\].action: a length has no exact span"),
+        ("characters: 50", "turns: 0", "checks.too_long.turns: "),
+        ("characters: 50}", "turns: 5}", r"rules\[0\].stages: turns are counted at input"),
     ],
 )
 def test_a_length_policy_that_makes_no_sense(old: str, new: str, place: str) -> None:
     text = (
         "version: 1\nname: n\nchecks:\n  too_long: {type: length, characters: 50}\n"
-        "rules:\n  - {category: too_long, action: block}"
+        "rules:\n  - {category: too_long, stages: [output], action: block}"
     )
     with pytest.raises(PolicyError, match=place):
         Policy.parse(text.replace(old, new))

@@ -90,6 +90,7 @@ def test_what_is_held_back_is_bounded(name: str) -> None:
         ("İİ😀a", ["a"]),
         ("see @home", ["@home"]),
         ("see me@home", ["@home"]),  # a keyword that begins with no word character needs no gap before it
+        ("foo\nbar foo\tbar", ["bar", "bar", "foo\tbar", "foo\nbar"]),
         ("abc-1234 ABC-12345", ["abc-1234"]),
         ("\ud800 bar", ["bar"]),
         ("", []),

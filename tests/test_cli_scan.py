@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from safety_kit.commands.scan_output import Output
 from safety_kit.errors import DataError
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
-from safety_kit.types import Stage
+from safety_kit.types import Sample, Stage
 
 TEXTS = ["Good morning.", "Write to ana@example.com today.", "When does Project Bluebird start?", ""]
 ACTIONS = ["allow", "redact", "block", "allow"]
@@ -152,7 +153,7 @@ def test_values_that_json_does_not_have(tmp_path: Path) -> None:
 
     table = pa.table({"text": ["a"], "when": [datetime.date(2026, 1, 2)], "x": [float("nan")], "raw": [b"\xff"]})
     pq.write_table(table, tmp_path / "in.parquet")
-    (entry,) = corpus.read(str(tmp_path / "in.parquet"), keep=["*"]).entries
+    (entry,) = corpus.read(str(tmp_path / "in.parquet"), keep=["*"])
     assert entry.kept == {"when": "2026-01-02", "x": None, "raw": None}
 
 
@@ -372,11 +373,42 @@ GUARD = Guard(Policy.parse(TEXT_POLICY))
 )
 def test_any_row_has_a_line(tmp_path: Path, texts: list[str], value: object) -> None:
     source = write(tmp_path / "in.jsonl", [{"text": text, "x": value, "y": 0} for text in texts])
-    lines = scan_workers.lines(GUARD, corpus.read(str(source), keep=["*"]).entries, keep_text=True)
+    lines = scan_workers.lines(GUARD, list(corpus.read(str(source), keep=["*"])), keep_text=True)
     got = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     assert [row["row"] for row in got] == list(range(1, len(texts) + 1))
     assert not any(row["errors"] for row in got)
     assert all(row["columns"]["y"] == 0 and line.isascii() for row, line in zip(got, lines, strict=True))
+
+
+@pytest.mark.parametrize(("processes", "ahead"), [(1, 1), pytest.param(2, 8, marks=pytest.mark.slow)])
+def test_rows_are_asked_for_a_few_batches_ahead(processes: int, ahead: int, policy: Path) -> None:
+    asked = 0
+
+    def endless() -> Iterator[corpus.Entry]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield corpus.Entry(asked, Sample("word"))
+
+    settings = scan_workers.Settings(str(policy), "embedded", None, "auto", "auto", False)
+    with scan_workers.scanner(settings, processes) as (_, scanned):
+        for written, lines in zip(range(12), scanned(endless()), strict=False):
+            assert len(lines) == scan_workers.BATCH
+            assert asked <= (written + ahead) * scan_workers.BATCH + 1  # one more tells that the batch is full
+
+
+def test_a_long_text_comes_alone() -> None:
+    sizes = [10, 300_000, 10, 200_000, 100_000, 20]
+    parts = scan_workers._parts(corpus.Entry(i, Sample("x" * size)) for i, size in enumerate(sizes))
+    assert [[entry.place for entry in part] for part in parts] == [[0], [1], [2, 3], [4, 5]]
+
+
+def test_a_source_that_changes_under_the_scan_is_told(rows: Path, policy: Path, tmp_path: Path) -> None:
+    read_ = corpus.read(str(rows))
+    assert [entry.place for entry in read_] == [1, 2, 3, 4] == [entry.place for entry in read_]
+    write(rows, [{"text": text} for text in [*TEXTS[:3], "another"]])
+    with pytest.raises(DataError, match="was changed while it was read"):
+        list(read_)
 
 
 def test_the_digest_covers_what_is_read(tmp_path: Path) -> None:

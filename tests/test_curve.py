@@ -143,13 +143,13 @@ def test_each_text_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from safety_kit.gemma import Gemma
 
     read: list[str] = []
-    trace_texts = Gemma.trace_texts
+    read_texts = Gemma.read_texts
 
     def counted(self: Gemma, items: Any, *rest: Any, **options: Any) -> Any:
         read.extend(text for _, text, _ in items)
-        return trace_texts(self, items, *rest, **options)
+        return read_texts(self, items, *rest, **options)
 
-    monkeypatch.setattr(Gemma, "trace_texts", counted)
+    monkeypatch.setattr(Gemma, "read_texts", counted)
     learning_curve(tiny(), examples(60), draws=3)
     assert max(read.count(text) for text in set(read)) == 2
 

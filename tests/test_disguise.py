@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,6 +121,16 @@ def test_regexes_read_views() -> None:
     assert finding.detail == "regex 0, folded"
 
 
+def test_what_json_hides_is_found_and_told_by_its_raw_place() -> None:
+    text = json.dumps({"result": json.dumps({"note": f"see project\nbluebird\n4111 1111 1111 1111\nor\n{MAIL}\nbye"})})
+    (finding,) = found(WORDS, text)
+    ((start, end),) = finding.spans
+    assert text[start:end] == r"project\\nbluebird"
+    spans = [text[start:end] for f in found(PII, text) for start, end in f.spans]
+    assert CARD in spans
+    assert any(MAIL in span for span in spans)
+
+
 def test_what_stands_open_is_found_once() -> None:
     text = f"{KEYWORD} and {MAIL} beside {ONCE['base64']('some harmless words')}"
     assert [f.spans for f in found(WORDS, text)] == [((0, 16),)]
@@ -146,8 +158,8 @@ def test_figures_are_not_read_as_letters_nor_letters_as_figures() -> None:
 @settings(max_examples=40)
 def test_hits_are_told_once_and_lie_in_the_piece(parts: list[str]) -> None:
     def scan(piece: str) -> list[Hit]:
-        at = piece.lower().find(KEYWORD)
-        return [Hit(at, at + len(KEYWORD), "words")] if at >= 0 else []
+        match = re.search(KEYWORD, piece, re.IGNORECASE)
+        return [Hit(*match.span(), "words")] if match else []
 
     piece = " ".join(parts)
     hits = through_views(scan)(piece)

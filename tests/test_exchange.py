@@ -156,6 +156,26 @@ def test_ten_thousand_messages(guard: Guard) -> None:
     assert blocking.path == "messages[101].content"
 
 
+@pytest.mark.parametrize("action", ["block", "flag"])
+def test_turns_are_counted_for_the_request_as_a_whole(action: str) -> None:
+    text = TEXT.replace("checks:", "checks:\n  many: {type: length, turns: 3}")
+    guard = Guard(Policy.parse(text.replace("rules:", f"rules:\n  - {{category: many, action: {action}}}")))
+    three = {"messages": [{"role": "system", "content": "Be kind."}, ASK, user(MAIL)]}
+    assert all(place.path != "messages" for place in guard.check_request(three).places)
+    four = {"messages": [*three["messages"], ASK]}
+    verdict = guard.check_request(four)
+    (counted,) = (place for place in verdict.places if place.path == "messages")
+    assert (counted.kind, counted.verdict.findings[0].detail) == ("turns", "over 3 turns")
+    assert counted.verdict.request_id == verdict.places[-1].verdict.request_id != ""
+    if action == "block":
+        assert verdict.places == (counted,)  # nothing else of it was read
+        assert (verdict.request, counted.verdict.code, counted.verdict.message) == (None, "blocked.many", "withheld")
+    else:
+        assert verdict.request is not None
+        assert verdict.request["messages"][2] == user("[EMAIL]")
+    assert not guard.check_response({"choices": [{"message": user("x")}] * 5}, four).blocked
+
+
 def test_lone_surrogates(guard: Guard) -> None:
     request = {"messages": [user(f"\ud800 {MAIL} \udfff")], "\ud800": "\udfff"}
     verdict = guard.check_request(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from test_gemma_load import one_thread as one_thread
 from test_gemma_load import plain, tiny
 
 from safety_kit.errors import UserError
-from safety_kit.gemma import Capture, Gemma, Tokens
+from safety_kit.gemma import Capture, Gemma, Tokens, windows
 from safety_kit.gemma.windows import OVERLAP, WINDOW
 from safety_kit.testing import FAMILIES
 from safety_kit.types import Message
@@ -355,6 +356,39 @@ def test_work_is_linear_in_the_text_s_length() -> None:
         assert views[-1].offsets[-1][1] == len(text)
     assert work[20_000] < 20_000 * (WINDOW + 20) / (WINDOW - OVERLAP) + 2 * WINDOW
     assert work[2_000] < 2_000 * (WINDOW + 20) / (WINDOW - OVERLAP) + 2 * WINDOW
+
+
+def test_of_a_long_text_a_few_windows_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemma, forward = tiny(), Gemma.forward
+    items: list[Any] = [(None, "the cat in the hat " * 900, "user"), (None, "a hat", "user"), (None, "", "user")]
+    whole = gemma.trace_texts(items, Capture((1, 3)))
+    alive: list[weakref.ref[torch.Tensor]] = []
+    calls = []
+
+    def spy(self: Gemma, texts: Any, *rest: Any, **options: Any) -> Any:
+        assert not any(ref() is not None for ref in alive)
+        calls.append(sum(map(len, texts)))
+        traces = forward(self, texts, *rest, **options)
+        alive.extend(weakref.ref(states) for trace in traces for states in trace.hidden.values())
+        return traces
+
+    monkeypatch.setattr(Gemma, "forward", spy)
+    monkeypatch.setattr(windows, "TRACED", 2048)
+    read = gemma.read_texts(items, Capture((1, 3)), lambda index, view: (index, view.hidden(3).sum().item(), len(view)))
+    assert len(calls) > 4
+    assert max(calls) <= 2048
+    for index, (views, made) in enumerate(zip(whole, read, strict=True)):
+        assert [(index, len(view)) for view in views] == [(i, tokens) for i, _, tokens in made]
+        for view, (_, total, _) in zip(views, made, strict=True):
+            assert total == pytest.approx(view.hidden(3).sum().item(), rel=1e-4, abs=1e-3)
+
+
+def test_short_texts_are_read_in_one_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemma, forward = tiny(), Gemma.forward
+    calls = []
+    monkeypatch.setattr(Gemma, "forward", lambda self, *rest, **more: calls.append(1) or forward(self, *rest, **more))
+    gemma.read_texts([(None, f"the cat {n}", "user") for n in range(64)], Capture((1,)), lambda *_: None)
+    assert len(calls) == 1
 
 
 def test_many_texts_of_many_lengths_keep_their_order() -> None:

@@ -213,7 +213,7 @@ def no_model(*_: Any, **__: Any) -> Any:
 def test_an_input_that_the_text_checks_block_is_never_read(
     either: GuardedGemma, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("prefill", "steps", "forward", "trace_texts", "render"):
+    for name in ("prefill", "steps", "forward", "read_texts", "render"):
         monkeypatch.setattr(either.gemma, name, no_model)
     reply = either.generate([Message("system", "be kind"), Message("user", "a bad word"), Message("user", "hi")])
     assert reply.blocked
@@ -224,10 +224,20 @@ def test_an_input_that_the_text_checks_block_is_never_read(
     assert list(either.stream("a bad word")) == ["withheld"]
 
 
+def test_a_conversation_of_too_many_turns_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = TEXT.replace("checks:", "checks:\n  many: {type: length, turns: 2}")
+    short = guarded(policy=policy.replace("rules:", "rules:\n  - {category: many, action: block}"))
+    assert not short.generate([Message("system", "be kind"), Message("user", "hi")], Sampling(max_tokens=1)).blocked
+    monkeypatch.setattr(short.gemma, "prefill", no_model)
+    reply = short.generate([Message("system", "be kind"), Message("user", "hi"), Message("user", "ho")])
+    assert (reply.finish_reason, reply.reply, reply.code) == ("content_filter", "withheld", "blocked.many")
+    assert [verdict.action for verdict in reply.inputs] == [Action.ALLOW, Action.ALLOW, Action.BLOCK]
+
+
 def test_an_input_that_a_probe_blocks_is_never_answered(heads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gemma = guarded(heads / "input")
     monkeypatch.setattr(gemma.gemma, "steps", no_model)
-    monkeypatch.setattr(gemma.gemma, "trace_texts", no_model)  # the prefill's own activations are read
+    monkeypatch.setattr(gemma.gemma, "read_texts", no_model)  # the prefill's own activations are read
     reply = gemma.generate("hi there")
     assert (reply.reply, reply.finish_reason, reply.output) == ("not in this mood", "content_filter", None)
     assert reply.prompt_tokens == len(tiny().render([Message("user", "hi there")]).tokens)

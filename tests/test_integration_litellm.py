@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import litellm
@@ -14,10 +15,12 @@ from litellm.exceptions import GuardrailRaisedException, ModifyResponseException
 from litellm.types.utils import EmbeddingResponse, ModelResponse, ModelResponseStream
 
 from safety_kit.errors import UserError
-from safety_kit.integrations.litellm import SafetyKitGuardrail
+from safety_kit.integrations.litellm import CallError, SafetyKitGuardrail
 
 GUARD = make_guard()
 GUARDRAIL = SafetyKitGuardrail(GUARD, default_on=True)
+PROXYS_OWN = {"deployment": object(), "start_time": datetime.now(tz=UTC)}
+"""A running proxy puts such things beside the call's arguments once it has been sent."""
 RAISING = SafetyKitGuardrail(GUARD, on_block="raise", default_on=True)
 
 
@@ -34,7 +37,7 @@ def pre(guardrail: SafetyKitGuardrail, request: dict[str, Any]) -> Any:
 
 
 def post(guardrail: SafetyKitGuardrail, response: Any) -> Any:
-    return run(guardrail.async_post_call_success_hook(data("Hi"), None, response))
+    return run(guardrail.async_post_call_success_hook(data("Hi", **PROXYS_OWN), None, response))
 
 
 def streamed(guardrail: SafetyKitGuardrail, events: list[dict[str, Any]], **more: Any) -> list[ModelResponseStream]:
@@ -43,7 +46,7 @@ def streamed(guardrail: SafetyKitGuardrail, events: list[dict[str, Any]], **more
             yield ModelResponseStream(**event)
 
     async def drain() -> list[ModelResponseStream]:
-        request = data("Hi", **more)
+        request = data("Hi", **PROXYS_OWN, **more)
         return [c async for c in guardrail.async_post_call_streaming_iterator_hook(None, upstream(), request)]
 
     read: list[ModelResponseStream] = run(drain())
@@ -118,8 +121,12 @@ def test_a_stream_that_asks_for_no_guardrail_is_left_alone() -> None:
 
 
 def test_what_is_no_chat_completion_is_refused() -> None:
-    with pytest.raises(UserError, match="chat completions only"):
+    with pytest.raises(UserError, match="chat completions only") as refused:
         pre(GUARDRAIL, {"model": "m", "input": "Hi"})
+    assert refused.value.status_code == 400  # type: ignore[attr-defined]
+    with pytest.raises(CallError, match=r"messages\[0\].role") as unread:
+        pre(GUARDRAIL, {"model": "m", "messages": [{"role": "wizard", "content": "Hi"}]})
+    assert unread.value.status_code == 400
     with pytest.raises(UserError, match="chat completions only"):
         post(GUARDRAIL, EmbeddingResponse())
 

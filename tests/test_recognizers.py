@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from phonenumbers import Leniency, PhoneNumberMatcher
 
 from safety_kit.catalogue import COUNTRIES, PII
 from safety_kit.check_options import PiiOptions
 from safety_kit.checks._gate import Gate, loosened, skeleton
 from safety_kit.checks._phones import SHORTEST, Phones
 from safety_kit.checks._presidio import recognizer_class
-from safety_kit.checks._recognizers import Recognizers
+from safety_kit.checks._recognizers import Recognizers, _without_contained
 from safety_kit.checks.pii import PiiCheck
 from safety_kit.checks.windows import Hit
 from safety_kit.types import Sample
@@ -133,6 +135,43 @@ def test_phones_are_those_of_the_regions_one_by_one(text: str) -> None:
     found = recognizer_class("phone")(supported_regions=some).analyze(text, ["PHONE_NUMBER"])
     kept = {(one.start, one.end) for one in found if digits(text[one.start : one.end]) >= SHORTEST}
     assert kept <= set(Phones(some).find(text))  # presidio drops what lies in another
+
+
+FRAGMENTS = [
+    *("+1 415 555 2671", "(650) 253-0000", "020 7946 0958", "030/1234567", "+46 (0)8 928 571 38", "0800 1111", "90210"),
+    *(
+        "2021-01-02",
+        "1 2 3 4 5 6 7 8 9",
+        "4111 1111 1111 1111",
+        "12:30",
+        " - ",
+        "/",
+        " ",
+        ", ",
+        "(",
+        "+",
+        "ext. 7",
+        "x",
+    ),
+]
+soup = st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join) | st.text("0123456789 -/().+", max_size=40)
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=soup)
+@example(text="+46 (0)8 928 571 38- (650) 253-0000 ")
+@example(text="+1 415 555 2671 (650) 253-0000 / 2021-01-02")
+@example(text="1 2 3 4 5 6 7 8 9 " * 6)
+def test_phones_lose_and_add_nothing(text: str) -> None:
+    """Against the matchers of every region, each over the whole text; of spans in each other the longer counts."""
+    some = ("US", "GB", "DE", "BR", "CA")
+    each = [match for region in some for match in PhoneNumberMatcher(text, region, Leniency.VALID)]
+    whole = {(match.start, match.end) for match in each if digits(match.raw_string) >= SHORTEST}
+
+    def longest(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int, float]]:
+        return _without_contained(sorted(((a, b, 1.0) for a, b in spans), key=lambda one: (one[0], -one[1])))
+
+    assert longest(Phones(some).find(text)) == longest(whole)
 
 
 def test_100_000_digits_are_read_by_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:

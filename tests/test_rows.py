@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import classifiers
+from classifiers import rows
 from classifiers.data import LISTED, DataWarning, Examples, read_examples
 from safety_kit.errors import DataError, MissingExtra
 
@@ -359,6 +360,52 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_examples(tmp_path / "broken.parquet")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_rows_are_read_as_they_are_asked_for(kind: str, tmp_path: Path) -> None:
+    """What stands far behind the first row is not read with it: the file may still be cut there."""
+    path = tmp_path / f"rows.{kind}"
+    texts = [f"text {i:05}" for i in range(30_000)]
+    path.write_text(
+        "\n".join(json.dumps({"text": text}) for text in texts) if kind == "jsonl" else "\n".join(["text", *texts])
+    )
+    _, _, records = rows.open_rows(path)
+    assert next(records)[1] == {"text": texts[0]}
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    assert 10_000 < sum(1 for _ in records) < 16_000
+
+
+def test_a_parquet_file_is_read_batch_by_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, real = [], pq.ParquetFile.iter_batches
+
+    def counted(file: Any, *arguments: Any, **options: Any) -> Any:
+        for batch in real(file, *arguments, **options):
+            given.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    pq.write_table(
+        pa.table({"text": [f"text {i}" for i in range(5000)]}), tmp_path / "rows.parquet", row_group_size=2000
+    )
+    _, _, records = rows.open_rows(tmp_path / "rows.parquet")
+    assert next(records) == (1, {"text": "text 0"})
+    assert sum(given) <= rows._BATCH
+    assert [record["text"] for _, record in records] == [f"text {i}" for i in range(1, 5000)]
+
+
+def test_a_quotation_mark_that_is_never_closed_takes_no_more_than_a_cell(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "_LONGEST_CELL", 50)
+    limit = csv.field_size_limit()
+    path = write("text,label", '"open,1', *["a line of words,0"] * 30, name="insult.csv")
+    _, _, records = rows.open_rows(path)
+    place, first = next(records)
+    assert (place, type(first)) == (2, rows.BadRow)
+    assert [record for _, record in records][-1] == {"text": "a line of words", "label": "0"}
+    assert csv.field_size_limit() == limit
 
 
 def test_csv_lines_are_counted_where_rows_begin(write: Write) -> None:

@@ -124,6 +124,7 @@ def advance(runs: Runs, pieces: list[str]) -> tuple[list[Hit], list[int]]:
 @pytest.mark.parametrize("name", RUNS)
 @settings(max_examples=60)
 @given(text=st.lists(strange, max_size=6).map("".join), places=cuts)
+@example(text=":@a b c d ", places=[])
 def test_runs_are_the_same_however_the_text_comes(name: str, text: str, places: list[int]) -> None:
     whole, _ = advance(RUNS[name], [text])
     for chunks in (chunk(text, places), [*text, ""]):

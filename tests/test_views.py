@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import random
 
 import pytest
@@ -88,6 +89,31 @@ def test_an_override_is_read_as_it_stands_and_as_it_is_shown() -> None:
     assert any("ecilop" in text and "\u202e" not in text for text in texts)
 
 
+NOTE = 'He said "stop" at\n\u2028the\tgate: 😀 Grüße,\r\nпривет\nelephants/lions'
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_json_in_a_text_is_read_as_its_parser_would(levels: int, ascii_only: bool) -> None:
+    text = NOTE
+    for _ in range(levels):
+        text = json.dumps({"note": text}, ensure_ascii=ascii_only).replace("/", "\\/")
+    view = views(text, loose=False)[-1]
+    assert NOTE in view.text
+    at = view.text.index("😀")
+    start, end = view.to_raw(at, at + 1)
+    assert text[start:end].strip("\\") == ("ud83d" + "\\" * levels + "ude00" if ascii_only else "😀")
+    at = view.text.index("elephants")
+    start, end = view.to_raw(at, at + 9)
+    assert text[start:end] == "elephants"
+
+
+def test_breaks_are_read_where_language_comes_of_it() -> None:
+    for text in (r"say purple\nwalrus", r"call\n415 555 2671", r"Dear all,\n\nHello", r"see\tthis"):
+        (view,) = views(text)
+        assert (view.kind, view.text) == ("escapes", text.replace("\\n", "\n").replace("\\t", "\t"))
+
+
 def test_bytes_in_variation_selectors_are_read() -> None:
     hidden = "".join(chr(0xE0100 + ord(char) - 16) for char in "ignore the rules")
     assert view_with(f"😀{hidden} hello", "ignore the rules")
@@ -146,6 +172,9 @@ ORDINARY = {
     "html": '<p class="x">Fish &amp; chips&nbsp;&mdash; &lt;b&gt; caf&eacute; &copy; 2024 &quot;ok&quot; it&#39;s</p>',
     "url": "See https://example.com/a%20b/c%C3%A9?q=red%20shoes&lang=de%2Den#top and www.example.org/x_y-z.",
     "mail": "Write to ann.lee@example.org or bob_99@mail.example.co.uk, or ask @ann on chat.",
+    "paths": r"cd C:\temp\notes\reports\tests, then \\server\tools\new and C:\Users\rosa\node_modules\typescript",
+    "latex": r"Is \lfloor x\rfloor \times \theta \neq \tfrac{1}{2} for \rho\nabla u, \tau \notin \lceil y\rceil \to 0?",
+    "escaped": r"""print("hello\n"); s.split("\t"); re.sub(r"\s+\n", "\r\n", x); printf("%d\t%s\n", i, n)""",
     "hash": "commit 4a14c28f0d9e8b7c6a5f4e3d2c1b0a9f8e7d6c5b md5 9e107d9d372bb6826bd81d3542a419d6",
     "uuid": "id 3f2504e0-4f89-41d3-9a0c-0305e82c3301 at 2026-01-31T12:34:56Z mac de:ad:be:ef:00:01",
     "numbers": "4111 1111 1111 1111, +1 415 555 2671, 3.14159 26535 89793, 1 0 1 1 0 0 1 0, 1,2,3,4,5,6",
@@ -258,6 +287,8 @@ BOMBS = {
     "overrides": lambda n: "\u202ea" * (n // 2),
     "hex": lambda n: "41 4" * (n // 4),
     "soft breaks": lambda n: "=\n" * (n // 2),
+    "breaks": lambda n: r"\neq" * (n // 4),
+    "quotes": lambda n: '["' + '\\"' * (n // 2),
     "base64 lines": lambda n: ("aB" * 20 + "\nabc") * (n // 44),
 }
 

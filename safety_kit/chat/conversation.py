@@ -90,6 +90,7 @@ class Conversation:
         uncheckable: In reading order.
         asked: What a reply is written to.
         prefix: The unit of a trailing assistant message, which the model will continue.
+        turns: A request's messages, of any role; 0 for a response.
     """
 
     stage: Stage
@@ -97,6 +98,7 @@ class Conversation:
     uncheckable: tuple[Uncheckable, ...]
     asked: Asked = NOTHING
     prefix: Unit | None = None
+    turns: int = 0
 
 
 @dataclass(slots=True)
@@ -297,6 +299,7 @@ def read_request(request: Any) -> Conversation:
         tuple(reader.uncheckable),
         Asked(None if last is None else told([last]), told(instructions)),
         contents.get(len(roles) - 1) if roles[-1] == "assistant" else None,
+        len(messages),
     )
 
 

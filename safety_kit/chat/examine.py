@@ -11,6 +11,7 @@ from safety_kit.chat.conversation import NOTHING, Asked, Conversation, Kind, Uni
 from safety_kit.chat.joined import Joined, Piece, seams, windows
 from safety_kit.chat.places import Path, Walker, rewritten, show
 from safety_kit.chat.verdict_cache import check_cached
+from safety_kit.checks.length import too_many_turns
 from safety_kit.errors import ConversationError, Overloaded
 from safety_kit.redact import Cut, merge, writer
 from safety_kit.types import Action, Finding, Role, Sample, Stage, Verdict
@@ -29,8 +30,8 @@ class PlaceVerdict:
 
     Attributes:
         path: Where, e.g. ``messages[3].tool_calls[0].function.arguments``; where texts are read together, the last.
-        kind: What stands there; ``turns`` for neighbouring messages read together, ``uncheckable`` for what no check
-            can read.
+        kind: What stands there; ``turns`` for neighbouring messages read together, or the number of all;
+            ``uncheckable`` for what no check can read.
         role: Whose text it is.
         verdict: The guard's answer; its spans point into the place's text.
         choice: The position of the response's choice it belongs to; None: to the whole.
@@ -111,6 +112,9 @@ class _Examiner:
         self.out = Examined()
 
     def run(self) -> Examined:
+        self._turns()
+        if self.blocked:  # it may be of any size: nothing of it is read
+            return self.out
         for part in self.conversation.uncheckable:
             self._note(
                 uncheckable(self.guard, part.what, self.conversation.stage),
@@ -160,6 +164,14 @@ class _Examiner:
     def _asked(self) -> Asked:
         """What the texts are written to; what comes in answers nothing."""
         return self.conversation.asked if self.conversation.stage is Stage.OUTPUT else NOTHING
+
+    # --- the conversation as a whole
+
+    def _turns(self) -> None:
+        if found := too_many_turns(self.guard.policy.checks, self.conversation.turns):
+            verdict = self.guard.decide(self.conversation.stage, found, (), {})
+            if verdict.findings:
+                self._note(verdict, ("messages",), "turns", "user", None)
 
     # --- every string by itself
 

@@ -12,6 +12,10 @@ from typing import Any, Final
 
 import re2
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, Leniency, PhoneMetadata, PhoneNumberMatch, PhoneNumberMatcher
+from phonenumbers.phonenumbermatcher import (  # type: ignore[attr-defined]
+    _PATTERN,
+    _SECOND_NUMBER_START_PATTERN,
+)
 
 # Other characters (an extension's mark, digits of another script) make a candidate one for every region.
 _PLAIN: Final = re.compile(r"[0-9 ()\[\]./\-\n\t]*")
@@ -41,32 +45,51 @@ class Phones:
         self._set.Compile()
 
     def find(self, text: str) -> list[tuple[int, int]]:
-        """The spans of all numbers of at least `SHORTEST` digits, in order."""
-        every = _Candidates(text)
-        every.has_next()
-        regions: set[int] = set()
-        possible: dict[str, frozenset[int]] = {}
-        alike = False
-        for candidate in every.seen:
-            if _digits(candidate) < SHORTEST:
+        """The spans of all numbers of at least `SHORTEST` digits, in order, but for some that lie in another.
+
+        What looks like a number is tried whole first. Where one region takes it, what another would find in it lies
+        inside, and all go on behind it: one parse is enough. Where only a part of it may be a number, each region looks
+        for that by itself.
+        """
+        spans = []
+        candidates, index = _Candidates(text), 0
+        while (found := candidates.next_whole(index)) is not None:
+            start, whole = found
+            index = start + len(whole)
+            if _digits(whole) < SHORTEST:
                 continue
-            if _names_its_country(candidate):
-                alike = True
-            else:
-                possible[candidate] = self._of(candidate)
-                regions |= possible[candidate]
-        # Where only numbers that name their country are found, all regions find the same: one speaks for them.
-        speaker = next((n for n in self._every if n not in regions), None)
-        if alike and speaker is not None:
-            regions.add(speaker)
-        return sorted(
-            {
-                (match.start, match.end)
-                for n in regions
-                for match in _Gated(text, self._regions[n], n, possible, self._of)
-                if _digits(match.raw_string) >= SHORTEST
-            }
-        )
+            tried = {candidate: self._regions_of(candidate) for candidate in candidates.tried(whole, start)}
+            regions = tried.pop(whole, frozenset())
+            if _names_its_country(whole):
+                regions &= {0}  # which speaks for all
+            if any(self._takes(text, n, whole, start) for n in sorted(regions)):
+                spans.append((start, index))
+            elif parts := frozenset[int]().union(*tried.values()):
+                inside = self._region_by_region(text, start, index, parts)
+                if inside is None:
+                    return [*spans, *(self._region_by_region(text, start, len(text), self._every) or ())]
+                spans += inside
+        return spans
+
+    def _regions_of(self, candidate: str) -> frozenset[int]:
+        return self._every if _names_its_country(candidate) else self._of(candidate)
+
+    def _takes(self, text: str, number: int, whole: str, start: int) -> bool:
+        matcher = PhoneNumberMatcher(text, self._regions[number], Leniency.VALID)
+        return matcher._parse_and_verify(whole, start) is not None
+
+    def _region_by_region(
+        self, text: str, start: int, end: int, numbers: frozenset[int]
+    ) -> list[tuple[int, int]] | None:
+        """What these regions' own matchers find from `start` to `end`; None where one of them goes on beyond."""
+        possible: dict[str, frozenset[int]] = {}
+        spans = set()
+        for n in numbers:
+            matcher = _Gated(text, start, end, self._regions[n], n, possible, self._of)
+            spans |= {(match.start, match.end) for match in matcher if _digits(match.raw_string) >= SHORTEST}
+            if matcher.goes_beyond:
+                return None
+        return sorted(spans)
 
     def _of(self, candidate: str) -> frozenset[int]:
         """Numbers of the regions in which this may be a valid number."""
@@ -80,29 +103,56 @@ class Phones:
 
 
 class _Candidates(PhoneNumberMatcher):
-    """Notes all that a matcher would parse, in any region, as long as it finds nothing."""
+    """Tells what a matcher would parse, in any region, as long as it finds nothing."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, "ZZ", Leniency.VALID)
-        self.seen: dict[str, None] = {}
+        self._seen: dict[str, None] = {}
+
+    def next_whole(self, index: int) -> tuple[int, str] | None:
+        """Where the next one begins, and what is tried first; as in `PhoneNumberMatcher._find`."""
+        match = _PATTERN.search(self.text, index)
+        return match and (match.start(), self._trim_after_first_match(_SECOND_NUMBER_START_PATTERN, match[0]))
+
+    def tried(self, whole: str, start: int) -> dict[str, None]:
+        """What is parsed of it, one after the other."""
+        self._seen = {}
+        self._extract_match(whole, start)
+        return self._seen
 
     def _parse_and_verify(self, candidate: str, offset: int) -> None:
-        self.seen[candidate] = None
+        self._seen[candidate] = None
 
 
 class _Gated(PhoneNumberMatcher):
-    """The matcher of one region, which parses only what may be a number of it."""
+    """The matcher of one region in a part of a text, which parses only what may be a number of it.
+
+    Attributes:
+        goes_beyond: Behind what it found, there was something that begins in the part and ends behind it.
+    """
 
     def __init__(
         self,
         text: str,
+        start: int,
+        end: int,
         region: str,
         number: int,
         possible: dict[str, frozenset[int]],
         of: Callable[[str], frozenset[int]],
     ) -> None:
         super().__init__(text, region, Leniency.VALID)
+        self._search_index, self._end = start, end
+        self.goes_beyond = False
         self._number, self._possible, self._of = number, possible, of
+
+    def _extract_match(self, candidate: str, offset: int) -> PhoneNumberMatch | None:
+        if offset + len(candidate) > self._end:
+            self.goes_beyond = offset < self._end
+            self._max_tries = 0  # which ends the search
+            return None
+        found: PhoneNumberMatch | None = super()._extract_match(candidate, offset)
+        return found
 
     def _parse_and_verify(self, candidate: str, offset: int) -> PhoneNumberMatch | None:
         regions = self._possible.get(candidate)

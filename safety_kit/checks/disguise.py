@@ -16,7 +16,8 @@ Scan: TypeAlias = Callable[[str], list[Hit]]
 def through_views(scan: Scan, hidden: Scan | None = None, *, loose: bool = True) -> Scan:
     """The same scan, over a piece of text and over all its views.
 
-    A hit in a view counts where the view differs from the raw text: of the rest, the scan of the raw text has decided.
+    A hit in a view counts where the view, up to the characters beside the hit, differs from the raw text: of the rest,
+    the scan of the raw text has decided.
 
     Args:
         scan: Finds hits in a piece.
@@ -38,9 +39,11 @@ def through_views(scan: Scan, hidden: Scan | None = None, *, loose: bool = True)
 
 
 def _mapped(hit: Hit, view: View, piece: str) -> Hit | None:
-    start, end = view.to_raw(hit.start, hit.end)
-    if piece[start:end] == view.text[hit.start : hit.end]:
+    low, high = max(0, hit.start - 1), min(len(view.text), hit.end + 1)
+    start, end = view.to_raw(low, high)
+    if piece[start:end] == view.text[low:high]:
         return None
+    start, end = view.to_raw(hit.start, hit.end)
     return Hit(start, end, hit.category, hit.score, f"{hit.detail}, {view.kind}".removeprefix(", "))
 
 

@@ -1,11 +1,12 @@
-"""Texts that are too long, in characters or in tokens.
+"""Texts that are too long, in characters or in tokens, and conversations of too many messages.
 
     checks:
-      too_long: {type: length, characters: 20000, tokens: 4000}
+      too_long: {type: length, characters: 20000, tokens: 4000, turns: 50}
     rules:
       - {category: too_long, stages: [input], action: block}
 
-The finding's span is where the limit was crossed. A reply is stopped there: nothing waits for its end.
+The finding's span is where the limit was crossed. A reply is stopped there: nothing waits for its end. Of too many
+messages there is a finding without a span, which belongs to the conversation, not to any of its texts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from safety_kit.checks.base import Delta, StepResult, TextCheck, utf8_safe
 from safety_kit.types import Finding, Span
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tokenizers import Tokenizer
+
+    from safety_kit.policy_schema import CheckOptions
 
 # Tokens are counted in blocks cut before a single space, which Gemma's tokens do not cross: the sum is that of the
 # whole text, but for a token or two where a block without such a space is cut at its greatest length.
@@ -87,6 +92,15 @@ def _block(text: str, final: bool) -> int:
     if len(text) >= _LONGEST + 2:
         return _LONGEST
     return len(text) if final else 0
+
+
+def too_many_turns(checks: Mapping[str, CheckOptions], turns: int) -> list[Finding]:
+    """What the checks of a policy find in the number of a conversation's messages, of any role."""
+    return [
+        Finding(name, options.category or name, 1.0, "rule", (), f"over {options.turns} turns")
+        for name, options in checks.items()
+        if isinstance(options, LengthOptions) and options.turns is not None and turns > options.turns
+    ]
 
 
 def build(name: str, options: LengthOptions, wanted: frozenset[str]) -> LengthCheck:

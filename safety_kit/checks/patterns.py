@@ -51,6 +51,11 @@ class _State:
     hidden: Held = field(default_factory=Held)
 
 
+def spaced(text: str) -> str:
+    """The text with line ends and tabs as spaces: a keyword of two words may be wrapped between them."""
+    return text.replace("\n", " ").replace("\t", " ").replace("\r", " ")
+
+
 def fold(text: str) -> tuple[str, list[int] | None]:
     """The text with case folded, and for each of its characters the raw character it came from (None: the same)."""
     folded = text.casefold()
@@ -73,7 +78,9 @@ class PatternsCheck(TextCheck):
         self.categories = frozenset({self.category})
         self._ignore_case = options.ignore_case
         self._whole_words = options.whole_words
-        keywords = {fold(utf8_safe(k))[0] if options.ignore_case else utf8_safe(k) for k in options.keywords}
+        keywords = {spaced(utf8_safe(k)) for k in options.keywords}
+        if options.ignore_case:
+            keywords = {fold(k)[0] for k in keywords}
         self._longest = max(map(len, keywords), default=0)
         rotated = {codecs.encode(k, "rot13") for k in keywords if len(k) >= _ROTATED and k.isascii()} - keywords
         self._sorted = sorted(keywords | rotated)
@@ -127,7 +134,8 @@ class PatternsCheck(TextCheck):
             return _Tail(total), [], total
         # A match is decided when its right neighbour is known; keywords may overlap, so each is decided by itself.
         decided = total if final else max(tail.decided, total - 1)
-        folded, origin = fold(text) if self._ignore_case else (text, None)
+        plain = spaced(text)
+        folded, origin = fold(plain) if self._ignore_case else (plain, None)
         context = min(tail.base, 1)  # the first character is there for what stands behind it
         hits = []
         for number, first, last in self._keywords.find_matches_as_indexes(folded, overlapping=True):

@@ -54,6 +54,14 @@ class _State:
     cleared: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """What is kept of one window: its tokens, and for each probe the highest reading and the token where it ends."""
+
+    tokens: int
+    readings: tuple[tuple[float, int], ...]
+
+
 class ProbeCheck:
     """All probes of a guard; scores are calibrated probabilities at the sample's stage."""
 
@@ -70,36 +78,54 @@ class ProbeCheck:
         self.lookahead = 2 * max((probe.head.stride for probe in self._streamed), default=0)
 
     def run(self, samples: Sequence[Sample]) -> list[list[Finding]]:
-        """Score each sample: by its own trace, or by one batched forward for those that have none."""
+        """Score each sample: by its own trace, or by one batched forward for those that have none.
+
+        Of a window's activations the scores alone are kept: a text may have any number of them.
+        """
         assert self.capture is not None
         unread = [i for i, sample in enumerate(samples) if sample.trace is None and sample.text]
         texts = [(samples[i].prompt, samples[i].text, samples[i].role) for i in unread]
-        traced = dict(zip(unread, self._gemma.trace_texts(texts, self.capture), strict=True)) if unread else {}
-        results = []
+        read: dict[int, list[_Window]] = {}
+        if unread:
+            made = self._gemma.read_texts(
+                texts, self.capture, lambda number, view: self._window(view, samples[unread[number]].stage)
+            )
+            read = dict(zip(unread, made, strict=True))
         for i, sample in enumerate(samples):
-            views = [sample.trace] if sample.trace is not None else traced.get(i, [])
-            results.append(self._score([view for view in views if len(view)], sample.stage))
-        return results
+            if sample.trace is not None:
+                read[i] = [self._window(sample.trace, sample.stage)]
+        return [
+            self._worst([window for window in read.get(i, []) if window.tokens], sample.stage)
+            for i, sample in enumerate(samples)
+        ]
 
-    def _score(self, views: Sequence[TraceView], stage: Stage) -> list[Finding]:
-        probes = [probe for probe in self.probes if stage in probe.stages]
-        worst: dict[int, tuple[float, int, int, int]] = {}
-        for number, view in enumerate(views):
-            hidden = {b: _floats(view.hidden(b)) for b in sorted({b for probe in probes for b in probe.head.blocks})}
-            features = _by_blocks(probes, hidden)
-            for i, probe in enumerate(probes):
-                head = probe.head
-                scores = head.token_scores(features[head.blocks])
-                score, end = decision_score(scores, head.bias, stage, head.window, head.stride)
-                before = worst.get(i, (-np.inf,))[0]
-                if not (score <= before or np.isnan(before)):  # a NaN wins and stays: the guard refuses it
-                    worst[i] = score, end, len(view), number
+    def _window(self, view: TraceView, stage: Stage) -> _Window:
+        probes = self._at(stage)
+        if not len(view):
+            return _Window(0, ())
+        hidden = {b: _floats(view.hidden(b)) for b in sorted({b for probe in probes for b in probe.head.blocks})}
+        features = _by_blocks(probes, hidden)
+        return _Window(
+            len(view),
+            tuple(
+                decision_score(head.token_scores(features[head.blocks]), head.bias, stage, head.window, head.stride)
+                for head in (probe.head for probe in probes)
+            ),
+        )
+
+    def _worst(self, windows: Sequence[_Window], stage: Stage) -> list[Finding]:
         findings = []
-        for i, (score, end, length, number) in worst.items():
-            window = f", window {number + 1} of {len(views)}" if len(views) > 1 else ""
-            detail = f"highest reading ends at token {end} of {length}{window}"
-            findings.append(_finding(probes[i], score, stage, detail))
+        for i, probe in enumerate(self._at(stage)) if windows else ():
+            scores = [window.readings[i][0] for window in windows]
+            number = int(np.argmax(scores))  # the first of equals; a NaN wins, and the guard refuses it
+            score, end = windows[number].readings[i]
+            which = f", window {number + 1} of {len(windows)}" if len(windows) > 1 else ""
+            detail = f"highest reading ends at token {end} of {windows[number].tokens}{which}"
+            findings.append(_finding(probe, score, stage, detail))
         return findings
+
+    def _at(self, stage: Stage) -> list[Probe]:
+        return [probe for probe in self.probes if stage in probe.stages]
 
     def start(self) -> _State:
         return _State(tuple(_Run(np.zeros(1)) for _ in self._streamed))

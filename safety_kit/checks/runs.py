@@ -17,8 +17,8 @@ from typing import Final
 from safety_kit.checks.windows import Hit
 
 DISGUISE: Final = (
-    r"%[0-9A-Fa-f]{2}|=[0-9A-F]{2}|&#|&[A-Za-z]{2,8};|\\[ux]|[A-Za-z][A-Za-z+/_-]{19}|(?<!\w)(?:[A-Za-z0-9\u00c0-\u052f][\W_]{1,3}){4,}"
-    r"|(?<!\w)(?:[0-9A-Fa-f]{2}[\s:,;-]){4,}|[A-Za-z0-9][\u0370-\u052f]|[\u0370-\u052f][A-Za-z0-9]"
+    r"%[0-9A-Fa-f]{2}|=[0-9A-F]{2}|&#|&[A-Za-z]{2,8};|\\[ux]|\\[nrt](?=[^\W_])|[A-Za-z][A-Za-z+/_-]{19}"
+    r"|(?<!\w)(?:[A-Za-z0-9\u00c0-\u052f][\W_]{1,3}){4,}|(?<!\w)(?:[0-9A-Fa-f]{2}[\s:,;-]){4,}|[A-Za-z0-9][\u0370-\u052f]|[\u0370-\u052f][A-Za-z0-9]"
     r"|[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\uff01-\uff5e\u2460-\u24ff\U0001d400-\U0001d7ff"
     r"\U000e0000-\U000e007f]"
 )
@@ -27,6 +27,8 @@ spaced letters, pairs of hex digits, letters of two scripts side by side, invisi
 
 _GAP = r"\s\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"  # no word goes through a space, nor through a script without any
 _WORD = re.compile(rf"[^{_GAP}]+")
+_APART = re.compile(r"(?<!\w)\w{1,2}[\W_]{0,2}\Z|\A\W{1,2}\Z")
+"""The end of a word that is one of spaced letters or pairs of hex digits: these belong together."""
 _WIDEST_GAP = 4
 _PREFIX = 128  # of a word, characters before its mark that may belong to the match
 _MARK = 24  # characters after which it is told whether there is a mark at a place
@@ -105,7 +107,7 @@ class Runs:
         if words and words[-1][1] == mark:
             start = words.pop()[0]
         for begin, end in reversed(words):
-            left -= end - begin > 2  # spaced letters and pairs of hex digits belong together
+            left -= _APART.search(text[begin:end]) is None
             if start - end > _WIDEST_GAP or left < 0:
                 break
             start = begin

@@ -1,11 +1,15 @@
-"""Texts to hold against a policy, as they stand in a file, a `datasets` folder or on the hub, unlabelled."""
+"""Texts to hold against a policy, as they stand in a file, a `datasets` folder or on the hub, unlabelled.
+
+A source is gone through twice: once to see that all of its rows can be read, and what they are, then row by row as they
+are asked for. Memory holds a few of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,27 +57,41 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """All rows of a source.
+    """All rows of a source; each iteration reads it anew.
 
     Attributes:
         name: The source's name, for messages.
         unit: What its rows are counted in: line or row.
-        entries: In order.
+        digest: SHA-256 over all that is read of the rows, and their places.
     """
 
     name: str
     unit: str
-    entries: tuple[Entry, ...]
+    digest: str
+    _count: int
+    _entries: Callable[[], Iterator[Entry]]
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 over all that is read of the rows, and their places."""
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Entry]:
+        """The rows in order.
+
+        Raises:
+            DataError: After the last one: they are not those that were seen at first.
+        """
         made = hashlib.sha256()
-        for entry in self.entries:
-            sample = entry.sample
-            read = [sample.text, sample.prompt, sample.stage.value] if sample else [entry.fault]
-            made.update(json.dumps([entry.place, read, entry.kept], sort_keys=True).encode() + b"\n")
-        return made.hexdigest()
+        for entry in self._entries():
+            _add(made, entry)
+            yield entry
+        if made.hexdigest() != self.digest:
+            raise DataError(f"{self.name} was changed while it was read; begin anew, into another file.")
+
+
+def _add(made: hashlib._Hash, entry: Entry) -> None:
+    sample = entry.sample
+    read = [sample.text, sample.prompt, sample.stage.value] if sample else [entry.fault]
+    made.update(json.dumps([entry.place, read, entry.kept], sort_keys=True).encode() + b"\n")
 
 
 def read(
@@ -83,7 +101,7 @@ def read(
     keep: Sequence[str] = (),
     skip_bad: bool = False,
 ) -> Corpus:
-    """Every row of a source.
+    """A source whose rows can all be read.
 
     Args:
         source: As the command line names it.
@@ -96,36 +114,88 @@ def read(
         DataError: The source or some of its rows cannot be read, by place; or a column is not there.
         MissingExtra: It needs the package `datasets`, which is not installed.
     """
-    from classifiers.rows import open_rows
     from classifiers.sources import PLAIN
 
     named = columns or PLAIN
     own = {"text", "prompt", "stage", named.text, named.prompt}
     if forbidden := [column for column in keep if column in own - {"stage"}]:
         raise DataError(f"--keep {forbidden[0]}: holds a text; use --keep-text for what may be passed on.")
-    name, unit, records = open_rows(_opened(source), named)
-    seen: dict[str, None] = {}
-    entries = []
-    for place, record in records:
-        if isinstance(record, Mapping):
-            seen.update(dict.fromkeys(map(str, record)))
-        entries.append(_entry(place, record, stage, own, keep))
-    if not entries:
+    name, unit, records = _opener(source, named)
+    seen = _Seen({"text", *keep})
+    for place, record in records():
+        seen.add(record, _entry(place, record, stage, own, keep))
+    if not seen.rows:
         raise DataError(f"{name} holds no rows.")
-    listed = ", ".join(list(seen)[:_SHOWN]) or "none"
-    if "text" not in seen and seen:
+    listed = ", ".join(seen.columns) or "none"
+    if "text" not in seen.there and seen.columns:
         raise DataError(
             f"{name}: no row has the column for the text; the columns are: {listed} (name one with --text-column)"
         )
-    if missing := [column for column in keep if column != ALL and column not in seen]:
+    if missing := [column for column in keep if column != ALL and column not in seen.there]:
         raise DataError(f"--keep {missing[0]}: no row has this column; the columns are: {listed}.")
     if not skip_bad:
-        _refuse(name, unit, [entry for entry in entries if entry.sample is None])
-    return Corpus(name, unit, tuple(entries))
+        _refuse(name, unit, seen)
+    return Corpus(
+        name,
+        unit,
+        seen.digest.hexdigest(),
+        seen.rows,
+        lambda: (_entry(place, record, stage, own, keep) for place, record in records()),
+    )
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What going through all rows has shown, in bounded memory.
+
+    Attributes:
+        asked: Columns of which it matters whether a row has them.
+        there: Those that a row has.
+        columns: The first columns that rows have, by name.
+        rows: How many there are.
+        bad: How many cannot be read.
+        faults: What is wrong with the first of these.
+        digest: Of all.
+    """
+
+    asked: set[str]
+    there: set[str] = field(default_factory=set)
+    columns: dict[str, None] = field(default_factory=dict)
+    rows: int = 0
+    bad: int = 0
+    faults: list[Entry] = field(default_factory=list)
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def add(self, record: Any, entry: Entry) -> None:
+        self.rows += 1
+        if isinstance(record, Mapping):
+            names = list(map(str, record))
+            self.there.update(self.asked.intersection(names))
+            if len(self.columns) < _SHOWN:
+                self.columns.update(dict.fromkeys(names[: _SHOWN - len(self.columns)]))
+        if entry.sample is None:
+            self.bad += 1
+            if len(self.faults) < _SHOWN:
+                self.faults.append(entry)
+        _add(self.digest, entry)
+
+
+def _opener(source: str, columns: Columns) -> tuple[str, str, Callable[[], Iterator[tuple[int, Any]]]]:
+    """The source's name, what its rows are counted in, and a function that begins to read them; loaded only once."""
+    from classifiers.rows import open_rows
+    from classifiers.sources import is_hub_name
+
+    opened = _opened(source)
+    name, unit, _ = open_rows(opened, columns)
+    return source if is_hub_name(source) else name, unit, lambda: open_rows(opened, columns)[2]
 
 
 def _opened(source: str) -> Source:
-    if source.startswith("hf:") or not Path(source).is_dir():
+    from classifiers.sources import is_hub_name, load_hub
+
+    if is_hub_name(source):
+        return load_hub(source)
+    if not Path(source).is_dir():
         return source
     try:
         import datasets
@@ -186,10 +256,10 @@ def _plain(value: object) -> Any:
     return None if isinstance(value, bytes) else str(value)
 
 
-def _refuse(name: str, unit: str, bad: Sequence[Entry]) -> None:
-    if not bad:
+def _refuse(name: str, unit: str, seen: _Seen) -> None:
+    if not seen.bad:
         return
-    faults = [f"{unit} {entry.place}: {entry.fault}" for entry in bad[:_SHOWN]]
-    more = [f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
+    faults = [f"{unit} {entry.place}: {entry.fault}" for entry in seen.faults]
+    more = [f"and {seen.bad - len(faults)} more"] if seen.bad > len(faults) else []
     told = f"{name} has rows that cannot be read; mend them, or use --skip-bad:"
     raise DataError("\n  ".join([told, *faults, *more]))

@@ -20,7 +20,7 @@ def measured(texts: Corpus, guard: Guard) -> list[Joint]:
     """The joint rate of all checks, a stage, on texts that are taken to be harmless."""
     from safety_kit.joint import counted
 
-    samples = [entry.sample for entry in texts.entries if entry.sample is not None]
+    samples = [entry.sample for entry in texts if entry.sample is not None]
     blocked: Counter[Stage] = Counter()
     for start in range(0, len(samples), BATCH):
         blocked.update(verdict.stage for verdict in guard.check(samples[start : start + BATCH]) if verdict.blocked)

@@ -71,7 +71,7 @@ def diff(
     policies = [Policy.load(name) for name in (first, second)]
     gemma = models.gemma_for(policies, model, revision, device, dtype)
     a, b = (Guard(policy, gemma) for policy in policies)
-    samples = {entry.place: entry.sample for entry in read.entries if entry.sample is not None}
+    samples = {entry.place: entry.sample for entry in read if entry.sample is not None}
     places = list(samples)
     changes: list[Change] = []
     for start in range(0, len(places), BATCH):

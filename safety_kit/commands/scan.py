@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,14 +77,14 @@ def scan(
             "--keep-text": str(keep_text),
             "version of the kit": __version__,
         }
-        with Output(out, begun, [entry.place for entry in read.entries], summary.add) as output:
+        with Output(out, begun, (entry.place for entry in read), summary.add) as output:
             summary.resumed = output.done
             if output.done:
                 console.note(f"{out}: {output.done} rows are there already; going on behind them.")
             with tqdm(
-                total=len(read.entries), initial=output.done, unit="row", file=sys.stderr, disable=None, leave=False
+                total=len(read), initial=output.done, unit="row", file=sys.stderr, disable=None, leave=False
             ) as bar:
-                for lines in scanned(read.entries[output.done :]):
+                for lines in scanned(islice(read, output.done, None)):
                     output.write(lines)
                     for line in lines:
                         summary.add(json.loads(line))

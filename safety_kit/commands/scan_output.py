@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -27,13 +27,13 @@ class Output:
         done: Rows that are written.
     """
 
-    def __init__(self, path: Path, begun: dict[str, str], places: Sequence[int], each: Callable[[Any], None]) -> None:
+    def __init__(self, path: Path, begun: dict[str, str], places: Iterable[int], each: Callable[[Any], None]) -> None:
         """Open the file behind its last whole row.
 
         Args:
             path: The file; made if it is not there.
             begun: What the rows depend on, by the word that a message uses for it.
-            places: Of all rows of the input, in order.
+            places: Of all rows of the input, in order; read as far as the file goes.
             each: Called with every row that stands in the file already.
 
         Raises:
@@ -118,7 +118,7 @@ class Output:
         if not there:
             self._path.touch()
 
-    def _finished(self, places: Sequence[int], each: Callable[[Any], None]) -> int:
+    def _finished(self, places: Iterable[int], each: Callable[[Any], None]) -> int:
         """Where the last whole row that belongs there ends; what is torn behind it is done again."""
         end = 0
         with self._path.open("rb") as file:

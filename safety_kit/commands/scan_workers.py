@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from safety_kit.guard import Guard
     from safety_kit.types import Verdict
 
-    Scan: TypeAlias = Callable[[Sequence[Entry]], Iterator[list[str]]]
-    """Rows to batches of lines, in order."""
+    Scan: TypeAlias = Callable[[Iterable[Entry]], Iterator[list[str]]]
+    """Rows to batches of lines, in order; rows are asked for a few batches ahead at most."""
 
 BATCH = 32
-"""Rows that are checked together."""
+BATCH_CHARACTERS = 256_000
+"""Rows that are checked together; a longer text comes alone."""
 
 _AHEAD = 4
 """Batches a process that may wait to be written."""
@@ -115,12 +116,22 @@ def _unread(guard: Guard, fault: str) -> dict[str, Any]:
     return _verdict(guard, verdict, keep_text=False) | {"stage": None}
 
 
-def _parts(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    return (entries[start : start + BATCH] for start in range(0, len(entries), BATCH))
+def _parts(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    part: list[Entry] = []
+    characters = 0
+    for entry in entries:
+        size = len(entry.sample.text) if entry.sample else 0
+        if part and (len(part) == BATCH or characters + size > BATCH_CHARACTERS):
+            yield part
+            part, characters = [], 0
+        part.append(entry)
+        characters += size
+    if part:
+        yield part
 
 
 def _in_order(
-    pool: ProcessPoolExecutor, settings: Settings, processes: int, entries: Sequence[Entry]
+    pool: ProcessPoolExecutor, settings: Settings, processes: int, entries: Iterable[Entry]
 ) -> Iterator[list[str]]:
     waiting: deque[Any] = deque()
     for part in _parts(entries):

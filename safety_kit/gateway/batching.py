@@ -8,9 +8,9 @@ for its caller and never a failed check; what it still has waiting when it leave
 from __future__ import annotations
 
 import contextvars
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from safety_kit.errors import CheckTimeout, Overloaded, SafetyKitError
 from safety_kit.follow import Follower
@@ -36,6 +36,8 @@ STREAMS: Final = 24
 """Replies that are followed at once: what two cores keep up with at 20 tokens a second each."""
 
 READ_TIMEOUT: Final = 60.0
+
+T = TypeVar("T")
 
 _owner: contextvars.ContextVar[Owner | None] = contextvars.ContextVar("owner", default=None)
 
@@ -163,10 +165,11 @@ class ModelQueue:
         """See `Gemma.render`."""
         return self.gemma.render(messages)
 
-    def trace_texts(self, texts: Sequence[tuple[str | None, str, Role]], capture: Capture, /) -> list[list[TraceView]]:
-        """See `Gemma.trace_texts`; this thread waits for the model's."""
-        windows = own_windows(self, texts)
-        return windows.views(self.forward(windows.tokens, capture))
+    def read_texts(
+        self, texts: Sequence[tuple[str | None, str, Role]], capture: Capture, each: Callable[[int, TraceView], T], /
+    ) -> list[list[T]]:
+        """See `Gemma.read_texts`; this thread waits for the model's."""
+        return own_windows(self, texts).read(lambda tokens: self.forward(tokens, capture), each)
 
     def forward(self, texts: Sequence[Tokens], capture: Capture, /) -> list[Trace]:
         """See `Gemma.forward`; this thread waits for the model's.

@@ -7,7 +7,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -22,7 +22,7 @@ from safety_kit.gemma.sublayers import Inside, window_of
 from safety_kit.gemma.tokens import Tokens, Vocabulary
 from safety_kit.gemma.trace import Capture, Trace, TraceView
 from safety_kit.gemma.trunk import Trunk
-from safety_kit.gemma.windows import own_windows
+from safety_kit.gemma.windows import batches, own_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from safety_kit.gemma.sampling import Sampling
     from safety_kit.types import Message, Role
+
+T = TypeVar("T")
 
 TOKEN_BUDGET = 1024
 """Padded tokens a batch: larger ones gain nothing on a CPU and cost memory."""
@@ -208,7 +210,7 @@ class Gemma:
         traces: list[Trace | None] = [None if len(text) else Trace((), ()) for text in texts]
         total = sum(len(text) for text in texts)
         with tqdm(total=total, desc=progress, unit="tok", disable=None if progress else True, leave=False) as bar:
-            for batch in _batches([len(text) for text in texts], token_budget):
+            for batch in batches([len(text) for text in texts], token_budget):
                 for index, trace in zip(batch, self._pass([texts[i] for i in batch], capture), strict=True):
                     traces[index] = trace
                 bar.update(sum(len(texts[i]) for i in batch))
@@ -334,8 +336,31 @@ class Gemma:
             For each item its own tokens as one view a window, offsets pointing into the raw text; none for a text
             without tokens.
         """
+        return self.read_texts(items, capture, lambda _, view: view, context=context, progress=progress)
+
+    def read_texts(
+        self,
+        items: Sequence[tuple[str | None, str, Role]],
+        capture: Capture,
+        each: Callable[[int, TraceView], T],
+        *,
+        context: Sequence[Message] = (),
+        progress: str | None = None,
+    ) -> list[list[T]]:
+        """The same, window by window: only what `each` makes of one is kept, so that a text may be of any length.
+
+        Args:
+            items: As in `trace_texts`, and so for the others.
+            capture: What a view has.
+            each: The item's number and a view → what to keep.
+            context: Messages that stand before.
+            progress: Label of a progress bar on stderr.
+
+        Returns:
+            For each item what was made of its windows, in their order.
+        """
         windows = own_windows(self, items, context)
-        return windows.views(self.forward(windows.tokens, capture, progress=progress))
+        return windows.read(lambda tokens: self.forward(tokens, capture, progress=progress), each)
 
     def prefill(self, prompt: Prompt, capture: Capture = Capture(), *, reuse: Prefill | None = None) -> Prefill:  # noqa: B008
         """Read a prompt once: its activations go to the probes, its KV cache on to `steps`."""
@@ -373,18 +398,6 @@ def _running(capture: Capture) -> Capture:
     if capture != Capture(capture.blocks, capture.logits):
         raise ValueError("a prefill and its steps keep blocks and logits alone; give the ids to forward for the rest")
     return capture
-
-
-def _batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Indices of non-empty texts, longest first, so that width × count stays within the budget."""
-    batch: list[int] = []
-    for index in sorted((i for i, n in enumerate(lengths) if n), key=lengths.__getitem__, reverse=True):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def _pick_device(device: str) -> str:

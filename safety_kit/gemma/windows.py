@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from safety_kit.types import Message
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 WINDOW = 512
 OVERLAP = 128
 """A text longer than a window is read in overlapping windows: cost stays linear in its length."""
+
+TRACED = 8192
+"""Tokens whose activations are in memory at once while texts are read that have more."""
+
+T = TypeVar("T")
 
 
 class Renderer(Protocol):
@@ -39,12 +44,29 @@ class Windows:
     places: list[tuple[int, int, int]]
     count: int
 
-    def views(self, traces: Sequence[Trace]) -> list[list[TraceView]]:
-        """The traces of `tokens`, as one view a window, by text."""
-        views: list[list[TraceView]] = [[] for _ in range(self.count)]
-        for trace, (index, start, stop) in zip(traces, self.places, strict=True):
-            views[index].append(trace.view(start, stop))
-        return views
+    def read(
+        self, forward: Callable[[list[Tokens]], Sequence[Trace]], each: Callable[[int, TraceView], T]
+    ) -> list[list[T]]:
+        """Read them in slices, of which only what `each` makes of a window is kept.
+
+        Args:
+            forward: Tokens → their traces.
+            each: The text's number and a window's own tokens → what to keep.
+
+        Returns:
+            For each text what was made of its windows, in their order.
+        """
+        made: dict[int, T] = {}
+        for part in batches(list(map(len, self.tokens)), TRACED):
+            traced = forward([self.tokens[number] for number in part])
+            for number, trace in zip(part, traced, strict=True):
+                index, start, stop = self.places[number]
+                made[number] = each(index, trace.view(start, stop))
+            del traced, trace  # before the next ones are made
+        kept: list[list[T]] = [[] for _ in range(self.count)]
+        for number, (index, _, _) in enumerate(self.places):
+            kept[index].append(made[number])
+        return kept
 
 
 def own_windows(
@@ -81,3 +103,15 @@ def reply_head(renderer: Renderer, prompt: str | None) -> Tokens:
 def clipped(head: Tokens) -> Tokens:
     """What stands before a text, at most bos and the `WINDOW` tokens nearest to it."""
     return head if len(head) <= WINDOW else head.slice(0, 1) + head.slice(len(head) - WINDOW, len(head))
+
+
+def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
+    """Indices of non-empty texts, longest first, so that width × count stays within the budget."""
+    batch: list[int] = []
+    for index in sorted((i for i, n in enumerate(lengths) if n), key=lengths.__getitem__, reverse=True):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

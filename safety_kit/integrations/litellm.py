@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, cast
 
-from safety_kit.errors import MissingExtra, UserError
+from safety_kit.errors import ConversationError, MissingExtra, UserError
 from safety_kit.guard import Guard
 from safety_kit.integrations import OnBlock
 from safety_kit.integrations._chat import Checked, ReplyStream, check_request, check_response
@@ -38,6 +38,12 @@ _TEXTS: Final = {
 
 _MACHINERY: Final = {*all_litellm_params, "extra_headers"} - _TEXTS
 _EVENTS: Final = [GuardrailEventHooks.pre_call, GuardrailEventHooks.post_call]
+
+
+class CallError(UserError):
+    """A call that cannot be read; the proxy answers with this status."""
+
+    status_code = 400
 
 
 class SafetyKitGuardrail(CustomGuardrail):
@@ -84,11 +90,14 @@ class SafetyKitGuardrail(CustomGuardrail):
         Raises:
             ModifyResponseException: It is blocked; the proxy answers with the message.
             GuardrailRaisedException: It is blocked, by option.
-            UserError: It is no chat completion request.
+            CallError: It is no chat completion request.
         """
         if "messages" not in data:
             raise self._unread()
-        checked = await asyncio.to_thread(check_request, self._guard, _request(data))
+        try:
+            checked = await asyncio.to_thread(check_request, self._guard, _request(data))
+        except ConversationError as error:
+            raise CallError(str(error)) from error
         if checked.message is not None:
             raise self._refusal(checked, data)
         data.update(checked.value)
@@ -105,12 +114,12 @@ class SafetyKitGuardrail(CustomGuardrail):
 
         Raises:
             GuardrailRaisedException: It is blocked, by option.
-            UserError: It is no chat completion.
+            CallError: It is no chat completion.
         """
         if not isinstance(response, ModelResponse):
             raise self._unread()
         given = response.model_dump(mode="json")
-        checked = await asyncio.to_thread(check_response, self._guard, given, _request(data))
+        checked = await asyncio.to_thread(check_response, self._guard, given, _asked(data))
         if checked.message is not None and self._raises:
             raise self._refusal(checked, data)
         if checked.value == given:
@@ -127,7 +136,7 @@ class SafetyKitGuardrail(CustomGuardrail):
             async for chunk in response:
                 yield chunk
             return
-        stream = ReplyStream(self._guard, _request(request_data))
+        stream = ReplyStream(self._guard, _asked(request_data))
         async for chunk in response:
             if not isinstance(chunk, ModelResponseStream):
                 raise self._unread()
@@ -150,8 +159,8 @@ class SafetyKitGuardrail(CustomGuardrail):
         judged = checked.blocked is not None and not checked.blocked.errors
         return GuardrailRaisedException(name, message, should_wrap_with_default_message=False, blocked_content=judged)
 
-    def _unread(self) -> UserError:
-        return UserError(f"The guardrail {self.guardrail_name} reads chat completions only; take it off this call.")
+    def _unread(self) -> CallError:
+        return CallError(f"The guardrail {self.guardrail_name} reads chat completions only; take it off this call.")
 
 
 def _load(source: str) -> Guard:
@@ -166,3 +175,8 @@ def _load(source: str) -> Guard:
 def _request(data: Mapping[str, Any]) -> dict[str, Any]:
     """What of a call's arguments the model reads."""
     return {name: value for name, value in data.items() if name not in _MACHINERY}
+
+
+def _asked(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a reply is read beside; by then the proxy has put objects of its own among the call's arguments."""
+    return {name: data[name] for name in ("messages", "n") if name in data} if "messages" in data else None

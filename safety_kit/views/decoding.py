@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from safety_kit.types import Span
-from safety_kit.views.language import is_language
-from safety_kit.views.mapped import Edit
+from safety_kit.views.language import break_gain, is_common, is_language
+from safety_kit.views.mapped import Edit, without_overlaps
 
 LONG: Final = 12
 """Bytes, all of them printable, that are taken for text even if they do not read as language: a key, a number."""
@@ -62,8 +62,17 @@ _ENTITY_BODY: Final = re.compile(r"(?:#[xX]?[0-9A-Fa-f]{1,16}|[A-Za-z]{2,30});")
 _ESCAPE: Final = re.compile(
     r"\\{1,2}u[dD][89abAB][0-9A-Fa-f]{2}\\{1,2}u[dD][c-fC-F][0-9A-Fa-f]{2}|\\{1,2}u[0-9A-Fa-f]{4}"
     r"|\\{1,2}x[0-9A-Fa-f]{2}|\\{1,2}U[0-9A-Fa-f]{8}|\\{1,2}u\{[0-9A-Fa-f]{1,6}\}"
+    r"|\\{1,2}[nrt]|\\{1,3}[\"/]"
 )
 _CODE: Final = re.compile(r"[0-9A-Fa-f]{1,8}")
+_SHORT: Final = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "/": "/"}
+_BREAK: Final = re.compile(r"\\{1,2}([nrt])(?=([^\W_])([a-z]*))")
+"""Escaped white space whose letter seems to belong to the word, or the number, behind it."""
+_FORMULA: Final = re.compile(r"r(?:floor|ceil|vert|brace|brack|group|ho)|t(?:frac|binom)|n(?:mid|parallel|prec|succ)")
+"""Commands of formulas that would read better without their first letter."""
+_BREAK_GAIN: Final = 1.5
+"""Nats that a text must gain."""
+_JSON: Final = re.compile(r"\"\s{0,8}:\s{0,8}\\{0,3}[\"\[{]|\[\s{0,8}\\{0,3}\"")
 _MARKUP: Final = "&<>\"'/"
 _JOINERS: Final = "\u200c\u200d\u200e\u200f"
 
@@ -138,20 +147,40 @@ def _within_a_word(text: str, match: re.Match[str], inner: str) -> bool:
 
 
 def _escapes(text: str, work: Work) -> Iterator[Edit]:
-    edits = []
+    edits, short = [], []
     for match in _ESCAPE.finditer(text):
         work.characters += len(match[0])
+        if (char := _SHORT.get(match[0].lstrip("\\"))) is not None:
+            short.append(Edit(match.start(), match.end(), char))
+            continue
         codes = [int(digits, 16) for digits in _CODE.findall(match[0])]
         code = codes[0] if len(codes) == 1 else 0x10000 + ((codes[0] - 0xD800) << 10) + (codes[1] - 0xDC00)
         if code <= 0x10FFFF and _shows(chr(code)):
             edits.append(Edit(match.start(), match.end(), chr(code)))
     # Source code escapes what is not ASCII, and a single sign; it does not escape letters.
     if len(edits) >= 4 or any(edit.text.isascii() and edit.text not in _MARKUP for edit in edits):
-        yield from edits
+        yield from without_overlaps(edits + short)
+    elif short and _hides_breaks(text, work):
+        yield from short
+
+
+def _hides_breaks(text: str, work: Work) -> bool:
+    """Whether the letters of `\\n`, `\\r` and `\\t` read better as breaks between words: not in a path or a formula."""
+    work.characters += 3 * len(text)
+    breaks = list(_BREAK.finditer(text))
+    if breaks and _JSON.search(text):
+        return True
+    gain = 0.0
+    for letter, first, rest in (match.groups() for match in breaks):
+        if not "a" <= first <= "z" or is_common(first + rest):  # a figure, a capital, another script; a word
+            gain += _BREAK_GAIN
+        elif len(rest) > 1 and not _FORMULA.fullmatch(letter + first + rest):
+            gain += break_gain(letter, first)
+    return gain >= _BREAK_GAIN
 
 
 def _shows(char: str) -> bool:
-    return char.isprintable() or char in "\t\n" or unicodedata.category(char) == "Cf"
+    return char.isprintable() or char in "\t\n\r" or unicodedata.category(char) in ("Cf", "Zs", "Zl", "Zp")
 
 
 def _hexadecimal(text: str, work: Work) -> Iterator[Edit]:
@@ -283,7 +312,7 @@ DECODERS: Final[Mapping[str, Callable[[str, Work], Iterator[Edit]]]] = {
 GATES: Final = {
     "entities": r"&[#A-Za-z]",
     "url": r"%[0-9A-Fa-f]{2}",
-    "escapes": r"\\[uxU]",
+    "escapes": r"\\[uxUnrt]",
     "quoted-printable": r"=(?:[0-9A-F]{2}|\r?\n)",
     "hex": r"(?:[0-9A-Fa-f]{2}[ :,-]?){5}",
     "base64": r"[a-z0-9+/_-][A-Z]",

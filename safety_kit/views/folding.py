@@ -59,7 +59,7 @@ _KEPT: Final = frozenset(
 _AS_PICTURE: Final = "\ufe0f"
 _DRAWN: Final = frozenset("\u2139\u24c2\U0001f170\U0001f171\U0001f17e\U0001f17f")
 """Letters that are emoji too."""
-_WORD: Final = re.compile(r"\d*[^\W\d_][^\W_]*")
+_WORD: Final = re.compile(r"\\[nrt]|\d*[^\W\d_][^\W_]*")  # the letter of an escaped white space is in no word
 _LATIN: Final = re.compile(r"[A-Za-z]")
 _LOOKALIKE: Final = re.compile(f"[{''.join(ALIKE)}{''.join(CLOSE)}]")
 _LEAST_WHOLE: Final = 3
@@ -94,7 +94,7 @@ def fold_lookalikes(text: str, work: Work) -> list[Edit]:
     work.characters += 2 * len(text)
     if not _LOOKALIKE.search(text):
         return []
-    words = list(_WORD.finditer(text))
+    words = [match for match in _WORD.finditer(text) if match[0][0] != "\\"]
     readings = [_reading(match[0]) for match in words]
     edits = []
     for i, (match, reading) in enumerate(zip(words, readings, strict=True)):

@@ -97,6 +97,24 @@ def _gains() -> list[float]:
 _GAINS: Final = _gains()
 
 
+_COMMON: Final = frozenset(word for word in _WORDS.split() if len(word) >= 3)
+
+
+def is_common(word: str) -> bool:
+    """Whether a word of three letters or more stands in the list."""
+    return word in _COMMON
+
+
+def break_gain(letter: str, word: str) -> float:
+    """Log-odds, in nats, that a word begins by itself rather than with one more letter.
+
+    Args:
+        letter: The letter, a to z.
+        word: How the word begins after it, with at least one letter a to z.
+    """
+    return _ODDS[" " + word[0]] - _ODDS[" " + letter] - _ODDS[letter + word[0]]
+
+
 def rot13_gain(text: str) -> float:
     """The most, in nats, that any stretch of a text gains in log-odds when it is read as ROT13.
 
