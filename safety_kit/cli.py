@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from safety_kit import __version__, console
 from safety_kit.commands import (
+    audit,
     calibrate,
     check,
     classify,
@@ -23,9 +24,11 @@ from safety_kit.commands import (
     explain,
     generate,
     judge,
+    keys,
     measure,
     policy,
     publish,
+    review,
     scan,
     serve,
     study,
@@ -131,6 +134,9 @@ app.command()(generate.generate)
 app.command()(serve.serve)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
+app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
+app.add_typer(review.app, name="review")
 
 
 def main() -> NoReturn:

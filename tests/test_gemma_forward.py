@@ -17,7 +17,7 @@ from test_gemma_load import plain, tiny
 
 from safety_kit.errors import UserError
 from safety_kit.gemma import Capture, Gemma, Tokens
-from safety_kit.gemma.model import OVERLAP, WINDOW
+from safety_kit.gemma.windows import OVERLAP, WINDOW
 from safety_kit.testing import FAMILIES
 from safety_kit.types import Message
 

@@ -121,9 +121,9 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingExtra(error.name or "fastapi", "serve") from error
-    from safety_kit.gateway.configuration import read_settings
+    from safety_kit.gateway.settings import Settings
 
-    settings = read_settings(
+    settings = Settings.load(
         config,
         {
             "policy": policy,
@@ -146,13 +146,19 @@ def serve(
 
 
 def _run(settings: Any) -> None:
+    from safety_kit.gateway import logs, spans
     from safety_kit.gateway.app import create_app
     from safety_kit.gateway.build import build
     from safety_kit.gateway.server import Server
 
+    logs.configure(settings.logs.level, json=settings.logs.format == "json")
+    end_spans = spans.configure(settings.telemetry)
     services = build(settings)
 
     def listening(address: str) -> None:
         console.note(f"listening on {address} · policy {settings.policy} · {services.backend.name} generates")
 
-    Server(create_app(settings, services), settings, listening).run()
+    try:
+        Server(create_app(settings, services), settings, listening).run()
+    finally:
+        end_spans()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from safety_kit import __version__
 from safety_kit.gateway.endpoint import Endpoint
@@ -18,7 +18,6 @@ from safety_kit.gateway.journal import Journal
 from safety_kit.gateway.routes import completions, guard, health, models, moderations
 from safety_kit.gateway.routes import vertex as predictions
 from safety_kit.gateway.routes.health import State
-from safety_kit.gateway.routes.vertex import VertexRoutes
 from safety_kit.gateway.services import Services
 from safety_kit.gateway.settings import Settings
 
@@ -47,7 +46,7 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     journal = Journal(services, settings.audit.required)
     endpoint = Endpoint(settings, services, journal)
     flow = Flow(settings, services, journal)
-    vertex = VertexRoutes.of(os.environ)
+    vertex = settings.vertex
     app.state.gateway = State()
     app.include_router(completions.router(endpoint, flow))
     app.include_router(moderations.router(endpoint))
@@ -56,6 +55,8 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     app.include_router(predictions.router(endpoint, flow, vertex.predict))
     app.include_router(health.router(services, app.state.gateway, vertex.health))
     app.add_exception_handler(HTTPException, _http_error)
+    if services.metrics is not None:
+        services.metrics.know(routes=[route.path for route in app.routes if isinstance(route, Route)])
     return app
 
 

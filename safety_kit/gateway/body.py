@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.requests import Request
 
 from safety_kit.chat.answers import MAX_CHOICES
 from safety_kit.gateway.errors import ApiError, bad_request
+from safety_kit.gateway.json_body import BodyError, parse_json
 from safety_kit.gateway.workers import Workers
 
 SMALL: Final = 65_536
@@ -108,48 +107,25 @@ class PredictRequest(Open):
 Body = TypeVar("Body", bound=Open)
 
 
-async def read_body(request: Request, limit: int, workers: Workers) -> tuple[dict[str, Any], int]:
-    """The JSON object of a request, and its bytes.
+async def read_body(request: Request, workers: Workers) -> tuple[dict[str, Any], int]:
+    """The JSON object of a request, which `Intake` has bounded, and its bytes.
 
     Args:
         request: The request.
-        limit: Bytes.
         workers: Where a large body is parsed.
 
     Raises:
-        ApiError: 413, 415, or 400 with what is wrong.
+        ApiError: 400, with what is wrong; 415.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "Send the body as application/json.", "unsupported_media_type")
-    content = bytearray()
-    async for piece in request.stream():
-        content += piece
-        if len(content) > limit:
-            raise ApiError(413, f"The body has more than {limit} bytes; send less.", "body_too_large")
-    large = len(content) > SMALL
-    return await workers.run(parse, bytes(content)) if large else parse(bytes(content)), len(content)
-
-
-def parse(content: bytes) -> dict[str, Any]:
-    """The JSON object in a body; UTF-8 only, and no number that JSON does not have.
-
-    Raises:
-        ApiError: 400, with what is wrong.
-    """
+    content = await request.body()
     try:
-        value = json.loads(content.decode(), parse_constant=_no_number, parse_float=_finite)
-    except UnicodeDecodeError as error:
-        raise bad_request("The body is no UTF-8.", code="invalid_json") from error
-    except RecursionError as error:
-        raise bad_request("The body is nested too deep; send it flatter.", code="invalid_json") from error
-    except _NotFinite as error:
-        raise bad_request("The body holds a number that is not finite.", code="invalid_json") from error
-    except ValueError as error:
-        raise bad_request("The body is no valid JSON.", code="invalid_json") from error
-    if not isinstance(value, dict):
-        raise bad_request("The body must be a JSON object.", code="invalid_json")
-    return value
+        parsed = await workers.run(parse_json, content) if len(content) > SMALL else parse_json(content)
+    except BodyError as error:
+        raise bad_request(str(error), code="invalid_json") from error
+    return parsed, len(content)
 
 
 def validated(model: type[Body], body: dict[str, Any]) -> Body:
@@ -170,18 +146,3 @@ def validated(model: type[Body], body: dict[str, Any]) -> Body:
     if name is not None and _TRICKS.search(name):
         raise bad_request("model must be a model's name.", param="model")
     return fields
-
-
-class _NotFinite(ValueError):
-    """A number that is none."""
-
-
-def _no_number(text: str) -> NoReturn:
-    raise _NotFinite
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _NotFinite
-    return value

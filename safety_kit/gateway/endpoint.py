@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,12 +12,14 @@ from starlette.responses import Response
 
 from safety_kit.chat.exchange import Verdicts
 from safety_kit.errors import ConversationError, SafetyKitError, UserError
+from safety_kit.gateway import logs, spans
 from safety_kit.gateway.backends import BackendError
 from safety_kit.gateway.body import Open, read_body, validated
 from safety_kit.gateway.checking import BOTH, checked
 from safety_kit.gateway.errors import ApiError, bad_request, no_service
 from safety_kit.gateway.exchange import failed, internal, note_block, outcome_of_error
 from safety_kit.gateway.journal import Journal
+from safety_kit.gateway.keys import token_of
 from safety_kit.gateway.record import Outcome, outcome_of
 from safety_kit.gateway.responses import answer_of, json_response, while_there
 from safety_kit.gateway.services import Services
@@ -29,8 +31,6 @@ from safety_kit.guard import Guard
 Body = TypeVar("Body", bound=Open)
 P = ParamSpec("P")
 T = TypeVar("T")
-
-log = logging.getLogger("safety_kit.gateway")
 
 
 class Endpoint:
@@ -59,7 +59,7 @@ class Endpoint:
 
         async def inside(ticket: Ticket) -> Response:
             ticket.guard = self._guard(ticket)
-            body, ticket.size = await read_body(request, self._settings.limits.body, self._services.workers)
+            body, ticket.size = await read_body(request, self._services.workers)
             ticket.call_it(body.get("model"))
             valid = validated(fields, body)
             return await while_there(request.receive, work(ticket, body, valid))
@@ -71,6 +71,14 @@ class Endpoint:
     ) -> Response:
         """Answer a request without a body; see `serve`."""
         ticket = Ticket.of(request, route)
+        metrics = self._services.metrics
+        progress = metrics.in_progress() if metrics is not None else nullcontext()
+        with progress, spans.span("request", route=route, request_id=ticket.request_id):
+            return await self._answered(request, ticket, work)
+
+    async def _answered(
+        self, request: Request, ticket: Ticket, work: Callable[[Ticket], Awaitable[Response]]
+    ) -> Response:
         try:
             await self.admit(request, ticket)
             return await work(ticket)
@@ -106,7 +114,7 @@ class Endpoint:
         Raises:
             ApiError: 401 or 429.
         """
-        token = _token(request)
+        token = token_of(request.headers)
         ticket.token = token
         rate, who = None, request.client.host if request.client else ""
         if self._services.keys is not None:
@@ -127,7 +135,7 @@ class Endpoint:
         try:
             return self._services.guards.guard(ticket.policy)
         except UserError as error:
-            log.error("the policy of the key %s cannot be used: %s", ticket.key, error)
+            logs.fault("policy", error, key=ticket.key or "")
             raise no_service("The policy of this key cannot be used now.", "policy_unavailable", None) from error
 
     async def _answer(self, ticket: Ticket, error: ApiError) -> Response:
@@ -144,11 +152,3 @@ class Endpoint:
         except ApiError as instead:
             return instead
         return error
-
-
-def _token(request: Request) -> str | None:
-    """The caller's key, as OpenAI's clients or LiteLLM's give it."""
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() == "bearer" and token.strip():
-        return token.strip()
-    return request.headers.get("x-api-key") or None

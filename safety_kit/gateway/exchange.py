@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 from safety_kit.chat.exchange import Verdicts
 from safety_kit.errors import ConversationError
+from safety_kit.gateway import logs
 from safety_kit.gateway.backends import BackendError, Call
 from safety_kit.gateway.dialects import Dialect
 from safety_kit.gateway.errors import ApiError, no_service
@@ -17,8 +17,6 @@ from safety_kit.gateway.told import code_of
 from safety_kit.guard import Guard
 from safety_kit.types import Verdict
 from safety_kit.vault import Vault
-
-log = logging.getLogger("safety_kit.gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +71,5 @@ def unreadable(error: ConversationError) -> ApiError:
 
 def internal(ticket: Ticket, error: Exception) -> ApiError:
     """A fault that nobody expected: the log names its kind and place, since its message may quote a text."""
-    log.error("request %s failed with %s%s", ticket.request_id, type(error).__name__, _place(error))
+    logs.fault("request", error, request_id=ticket.request_id)
     return ApiError(500, "Something went wrong in the gateway.", "internal_error")
-
-
-def _place(error: BaseException) -> str:
-    """Where it came from; its message may quote a text."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return f" in {trace.tb_frame.f_code.co_filename.rpartition('/')[2]}, line {trace.tb_lineno}" if trace else ""

@@ -15,7 +15,7 @@ Outcome: TypeAlias = Literal["allow", "flag", "redact", "block", "refused", "err
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One request's way through the gateway. No text but in `texts`, which is for the review store alone.
+    """One request's way through the gateway. No text but in `texts`, which no log may repeat.
 
     Attributes:
         request_id: What its verdicts and its answer carry.
@@ -33,7 +33,8 @@ class Record:
         first_byte: Seconds to the first byte of the reply; None where there was none.
         held: For a stream, the most characters that were held back at once.
         shadow: The shadow policy's outcome and digest, where there is one.
-        texts: ``request`` and ``response`` as they came: for the review store, where that is on; else None.
+        texts: ``request`` and ``response`` as they came, where the review store or the audit log is on; else None. The
+            store keeps them redacted; the log writes keyed digests of them.
     """
 
     request_id: str

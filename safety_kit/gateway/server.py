@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import sys
 from collections.abc import Callable
@@ -11,13 +10,12 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from safety_kit.gateway.connection import server_options
+from safety_kit.gateway.intake import in_front
 from safety_kit.gateway.settings import Settings
 
 SWITCH = 0.0005
 """Seconds after which a thread that computes a check lets the event loop have the interpreter."""
-
-KEEP_ALIVE = 75
-"""Seconds that an idle connection is kept: longer than balancers keep theirs, so that none sends into a closing one."""
 
 
 class Server(uvicorn.Server):
@@ -31,20 +29,7 @@ class Server(uvicorn.Server):
             settings: Where to listen, and how long running requests get when it is told to stop.
             listening: Called with the address, once there is one.
         """
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            ws="none",
-            lifespan="on",
-            timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=math.ceil(settings.limits.drain),
-        )
+        config = uvicorn.Config(in_front(app, settings), log_level="warning", **server_options(settings))
         super().__init__(config)
         self._gateway = app
         self._listening = listening

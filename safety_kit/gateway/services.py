@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from safety_kit.chat.exchange import Verdicts
@@ -56,7 +58,7 @@ class Audit(Recorder, Protocol):
 class Shadow(Protocol):
     """A second policy that is judged beside, and not enforced."""
 
-    def compare(self, route: str, enforced: Outcome, judge: Judge, size: int) -> object:
+    def compare(self, route: str, enforced: Outcome, judge: Judge, size: int) -> Future[tuple[Outcome, str]] | None:
         """Have a request judged again, some time later; this neither waits nor raises.
 
         Args:
@@ -121,7 +123,11 @@ class RateLimiter(Protocol):
 class Metrics(Protocol):
     """Counts for Prometheus."""
 
+    def know(self, *, routes: Iterable[str]) -> None: ...
+    def in_progress(self) -> AbstractContextManager[object]: ...
     def observe(self, record: Record) -> None: ...
+    def shadowed(self, enforced: str, shadow: str) -> None: ...
+    def audit_failed(self) -> None: ...
 
     def render(self) -> tuple[bytes, str]:
         """The page for Prometheus, and its content type."""
@@ -144,6 +150,8 @@ class Services:
         shadow: A second policy.
         places: The room in front of the guard's model; None: whoever comes is read.
         keeps_texts: Whether a recorder wants the texts of a request.
+        policies: How the policies stand, by name: the digest in force, and whether their files are refused.
+        closing: What else is let go of at the end, in this order.
     """
 
     guards: Guards
@@ -157,10 +165,16 @@ class Services:
     shadow: Shadow | None = None
     places: Places | None = None
     keeps_texts: bool = False
+    policies: Callable[[], Mapping[str, tuple[str | None, bool]]] = dict
+    closing: tuple[Callable[[], object], ...] = ()
 
     async def close(self) -> None:
         """Let go of everything, the recorders last."""
         await self.backend.close()
         self.workers.close()
+        for close in self.closing:
+            closed = close()
+            if isawaitable(closed):
+                await closed
         for recorder in (*self.recorders, *([self.audit] if self.audit else [])):
             recorder.close()

@@ -14,11 +14,12 @@ from tqdm import tqdm
 from safety_kit.errors import ModelError, UserError
 from safety_kit.gemma import sources
 from safety_kit.gemma.chat import Prompt, render
-from safety_kit.gemma.steps import Generation, Prefill, Step, generate, prefill, steps
+from safety_kit.gemma.decoding import Step
+from safety_kit.gemma.steps import Generation, Prefill, generate, prefill, steps
 from safety_kit.gemma.tokens import Tokens, Vocabulary
 from safety_kit.gemma.trace import Capture, Trace, TraceView
 from safety_kit.gemma.trunk import Trunk
-from safety_kit.types import Message
+from safety_kit.gemma.windows import own_windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,14 +28,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from safety_kit.gemma.sampling import Sampling
-    from safety_kit.types import Role
+    from safety_kit.types import Message, Role
 
 TOKEN_BUDGET = 1024
 """Padded tokens a batch: larger ones gain nothing on a CPU and cost memory."""
-
-WINDOW = 512
-OVERLAP = 128
-"""A text longer than a window is read in overlapping windows: cost stays linear in its length."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -240,25 +237,8 @@ class Gemma:
             For each item its own tokens as one view a window, offsets pointing into the raw text; none for a text
             without tokens.
         """
-        pieces: list[Tokens] = []
-        places: list[tuple[int, int, int]] = []
-        for index, (prompt, text, role) in enumerate(items):
-            before = [*context, *([Message("user", prompt)] if prompt is not None else [])]
-            rendered = self.render([*before, Message(role, text)])
-            start, stop = rendered.ranges[-1]
-            head = rendered.tokens.slice(0, start)
-            if len(head) > WINDOW:  # keep bos and what stands nearest
-                head = head.slice(0, 1) + head.slice(len(head) - WINDOW, len(head))
-            at = start
-            while at < stop:
-                end = min(stop, at + WINDOW)
-                pieces.append(head + rendered.tokens.slice(at, end))
-                places.append((index, len(head), len(pieces[-1])))
-                at = stop if end == stop else end - OVERLAP
-        views: list[list[TraceView]] = [[] for _ in items]
-        for trace, (index, start, stop) in zip(self.forward(pieces, capture, progress=progress), places, strict=True):
-            views[index].append(trace.view(start, stop))
-        return views
+        windows = own_windows(self, items, context)
+        return windows.views(self.forward(windows.tokens, capture, progress=progress))
 
     def prefill(self, prompt: Prompt, capture: Capture = Capture(), *, reuse: Prefill | None = None) -> Prefill:  # noqa: B008
         """Read a prompt once: its activations go to the probes, its KV cache on to `steps`."""

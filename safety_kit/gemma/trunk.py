@@ -36,7 +36,7 @@ class Trunk:
 
     @torch.inference_mode()
     def run(
-        self, ids: torch.Tensor, blocks: Sequence[int], *, cache: Any = None, through: bool = True
+        self, ids: torch.Tensor, blocks: Sequence[int], *, cache: Any = None, through: bool = True, **beside: Any
     ) -> tuple[torch.Tensor | None, dict[int, torch.Tensor]]:
         """One pass over B × T ids, padded on the right if at all (no mask is needed: causal attention never sees the
         padding).
@@ -46,6 +46,7 @@ class Trunk:
             blocks: Blocks whose outputs are kept.
             cache: KV cache to read and extend, or None.
             through: False stops after the topmost of `blocks`.
+            beside: Masks and positions, where they are not those of whole rows (see `ragged`).
 
         Returns:
             The final-norm output B × T × d, or None when stopped before it, and each block's B × T × d output.
@@ -56,7 +57,7 @@ class Trunk:
             return None, kept
         with self._lock, self._hooks(blocks, kept, top):
             try:
-                out = self.decoder(input_ids=ids, cache=cache, use_cache=cache is not None)
+                out = self.decoder(input_ids=ids, cache=cache, use_cache=cache is not None, **beside)
             except _Enough:
                 return None, kept
         return out.last_hidden_state, kept

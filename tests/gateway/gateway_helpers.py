@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from safety_kit.errors import PolicyError
 from safety_kit.gateway.app import create_app
 from safety_kit.gateway.backends.upstream import UpstreamBackend
-from safety_kit.gateway.build import OneGuard
+from safety_kit.gateway.intake import in_front
 from safety_kit.gateway.record import Record
 from safety_kit.gateway.services import Services
 from safety_kit.gateway.settings import Settings, Upstream
@@ -138,6 +139,18 @@ class Memory:
         pass
 
 
+@dataclass(frozen=True)
+class OneGuard:
+    """One policy for all."""
+
+    one: Guard
+
+    def guard(self, policy: str | None = None) -> Guard:
+        if policy is not None and policy != self.one.policy.name:
+            raise PolicyError(f"There is no policy {policy!r}.")
+        return self.one
+
+
 def services(upstream: str, guard: Guard | None = None, *, settings: Upstream | None = None, **more: Any) -> Services:
     backend = UpstreamBackend(settings or Upstream(url=f"{upstream}/v1"))
     return Services(OneGuard(guard or Guard(Policy.parse(POLICY))), backend, Workers(4), **more)
@@ -146,5 +159,6 @@ def services(upstream: str, guard: Guard | None = None, *, settings: Upstream | 
 @contextmanager
 def gateway(made: Services, settings: Settings | None = None) -> Iterator[str]:
     """A gateway of these parts, served."""
-    with served(create_app(settings or Settings(), made), lifespan="on") as address:
+    told = settings or Settings()
+    with served(in_front(create_app(told, made), told), lifespan="on") as address:
         yield address

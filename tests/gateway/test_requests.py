@@ -82,7 +82,8 @@ def test_a_body_that_cannot_be_read(address: str, fake: FakeUpstream, memory: Me
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
     assert reply.json()["error"]["type"] == "invalid_request_error"
     assert fake.seen == []
-    assert [(record.outcome, record.status) for record in memory.records] == [("refused", status)]
+    told = [] if status == 413 else [("refused", status)]  # too much is refused before it is a request
+    assert [(record.outcome, record.status) for record in memory.records] == told
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
@@ -104,7 +105,7 @@ def test_a_body_of_another_type(address: str, kind: str | None) -> None:
         ({"messages": ["Hi"]}, "messages.0"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_completion_tokens": -5}, "max_completion_tokens"),
-        ({"max_tokens": 10**400}, "max_tokens"),
+        ({"max_tokens": 10**9}, "max_tokens"),
         ({"n": 0}, "n"),
         ({"n": 10_000}, "n"),
         ({"n": True}, "n"),
@@ -178,15 +179,15 @@ def test_a_path_that_is_not_there(address: str, method: str, path: str, status: 
     assert reply.json()["error"]["code"]
 
 
-def test_lone_surrogates_pass_as_they_came(address: str, fake: FakeUpstream) -> None:
+def test_half_a_character_is_refused_in_a_request_and_passed_in_a_reply(address: str, fake: FakeUpstream) -> None:
     async def answer(body: dict[str, Any], request: Request) -> Response:
         return Response(json.dumps(completion("fine \ud83d")), media_type="application/json")
 
     fake.answer = answer
     content = json.dumps({**FINE, "messages": [{"role": "user", "content": "a \ud800 b"}]}).encode()
-    reply = httpx.post(address + CHAT, content=content, headers={"content-type": "application/json"})
-    assert reply.json()["choices"][0]["message"]["content"] == "fine \ud83d"
-    assert fake.seen[-1]["messages"][0]["content"] == "a \ud800 b"
+    refused = httpx.post(address + CHAT, content=content, headers={"content-type": "application/json"})
+    assert refused.status_code == 400
+    assert httpx.post(address + CHAT, json=FINE).json()["choices"][0]["message"]["content"] == "fine \ud83d"
 
 
 def test_no_other_origin_is_invited(address: str) -> None:

@@ -35,7 +35,10 @@ def router(services: Services, state: State, vertex: str) -> APIRouter:
     async def readyz() -> Response:
         """It can answer: the backend is there, and the gateway is not about to stop."""
         status = "draining" if state.draining else "ok" if await _ready() else "waiting for the backend"
-        return json_response({"status": status}, {}, 200 if status == "ok" else 503)
+        policies = {
+            name: {"digest": digest, "refused": refused} for name, (digest, refused) in services.policies().items()
+        }
+        return json_response({"status": status, "policies": policies}, {}, 200 if status == "ok" else 503)
 
     async def _ready() -> bool:
         try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from safety_kit.errors import UserError
 from safety_kit.gateway.body import PredictRequest, validated
 from safety_kit.gateway.dialects import CHAT, TEXT
 from safety_kit.gateway.endpoint import Endpoint
@@ -19,29 +17,6 @@ from safety_kit.gateway.openapi import described
 from safety_kit.gateway.responses import json_response
 from safety_kit.gateway.ticket import Ticket
 from safety_kit.gateway.told import headers
-
-
-@dataclass(frozen=True, slots=True)
-class VertexRoutes:
-    """Where Vertex AI looks."""
-
-    predict: str
-    health: str
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> VertexRoutes:
-        """As ``AIP_PREDICT_ROUTE`` and ``AIP_HEALTH_ROUTE`` say.
-
-        Raises:
-            UserError: One of them is no path.
-        """
-        routes = cls(
-            environment.get("AIP_PREDICT_ROUTE") or "/predict", environment.get("AIP_HEALTH_ROUTE") or "/health"
-        )
-        for path in (routes.predict, routes.health):
-            if not path.startswith("/") or "{" in path:
-                raise UserError("AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE must be paths, such as /predict.")
-        return routes
 
 
 def router(endpoint: Endpoint, flow: Flow, path: str) -> APIRouter:

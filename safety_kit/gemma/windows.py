@@ -1,0 +1,76 @@
+"""Where a text's own tokens stand: after its prompt, and for a long text in overlapping windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from safety_kit.types import Message
+
+if TYPE_CHECKING:
+    from safety_kit.gemma.chat import Prompt
+    from safety_kit.gemma.tokens import Tokens
+    from safety_kit.gemma.trace import Trace, TraceView
+    from safety_kit.types import Role
+
+WINDOW = 512
+OVERLAP = 128
+"""A text longer than a window is read in overlapping windows: cost stays linear in its length."""
+
+
+class Renderer(Protocol):
+    """What makes a prompt of a conversation."""
+
+    def render(self, messages: Sequence[Message]) -> Prompt: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """What is to be read, and of which text it is.
+
+    Attributes:
+        tokens: Each window after what stands before it.
+        places: For each its text's number and the token range of the text's own.
+        count: Texts.
+    """
+
+    tokens: list[Tokens]
+    places: list[tuple[int, int, int]]
+    count: int
+
+    def views(self, traces: Sequence[Trace]) -> list[list[TraceView]]:
+        """The traces of `tokens`, as one view a window, by text."""
+        views: list[list[TraceView]] = [[] for _ in range(self.count)]
+        for trace, (index, start, stop) in zip(traces, self.places, strict=True):
+            views[index].append(trace.view(start, stop))
+        return views
+
+
+def own_windows(
+    renderer: Renderer, items: Sequence[tuple[str | None, str, Role]], context: Sequence[Message] = ()
+) -> Windows:
+    """The windows of texts, each where it would stand in a prompt.
+
+    Args:
+        renderer: A Gemma, or what stands for one.
+        items: (prompt | None, text, role): a reply comes with the user's message that it answers.
+        context: Messages that stand before.
+    """
+    windows = Windows([], [], len(items))
+    for index, (prompt, text, role) in enumerate(items):
+        before = [*context, *([Message("user", prompt)] if prompt is not None else [])]
+        rendered = renderer.render([*before, Message(role, text)])
+        at, stop = rendered.ranges[-1]
+        head = clipped(rendered.tokens.slice(0, at))
+        while at < stop:
+            end = min(stop, at + WINDOW)
+            windows.tokens.append(head + rendered.tokens.slice(at, end))
+            windows.places.append((index, len(head), len(windows.tokens[-1])))
+            at = stop if end == stop else end - OVERLAP
+    return windows
+
+
+def clipped(head: Tokens) -> Tokens:
+    """What stands before a text, at most bos and the `WINDOW` tokens nearest to it."""
+    return head if len(head) <= WINDOW else head.slice(0, 1) + head.slice(len(head) - WINDOW, len(head))
