@@ -23,6 +23,7 @@ from safety_kit.commands import (
     demo,
     explain,
     generate,
+    inspect,
     judge,
     keys,
     measure,
@@ -132,6 +133,7 @@ app.command()(check.check)
 app.command()(scan.scan)
 app.command()(generate.generate)
 app.command()(serve.serve)
+app.command()(inspect.inspect)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")

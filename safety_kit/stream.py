@@ -145,6 +145,19 @@ class StreamGuard:
         self._queue = pending[position:]
         return self._release("".join(parts))
 
+    def lose_activations(self, error: Exception) -> None:
+        """No more activations will come: the probes have failed, and `on_error` says what that does to the rest.
+
+        Args:
+            error: Why.
+        """
+        if self._verdict is None and self._reads_tokens:
+            assert self._guard.probes is not None
+            self._errors.append(fault(self._guard.probes, error))
+            self._readers = [reader for reader in self._readers if reader.check is not self._guard.probes]
+            if self._guard.policy.on_error is Action.BLOCK:
+                self._verdict = self._decide()
+
     def close(self) -> Released:
         """The reply is complete: release or withhold the rest, and decide."""
         if self._verdict is not None:

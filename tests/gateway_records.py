@@ -37,7 +37,6 @@ def record(**changed: Any) -> Record:
         "response": response,
         "first_byte": 0.1,
         "held": 7,
-        "shadow": ("allow", "0" * 64),
         "texts": {"request": ASKED, "response": REPLY},
         **changed,
     }

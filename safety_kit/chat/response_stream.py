@@ -18,6 +18,7 @@ from safety_kit.guard import new_request_id
 from safety_kit.types import Action, CheckError, Sample, Stage, Verdict
 
 if TYPE_CHECKING:
+    from safety_kit.followed_stream import Follow
     from safety_kit.guard import Guard
     from safety_kit.vault import Vault
 
@@ -41,6 +42,7 @@ class ResponseStream:
         *,
         vault: Vault | None = None,
         request_id: str | None = None,
+        follow: Follow | None = None,
     ) -> None:
         """Start a stream.
 
@@ -49,11 +51,14 @@ class ResponseStream:
             request: What is answered.
             vault: Of the conversation; what is released is not restored yet, which is the vault's `restorer`'s part.
             request_id: Stands on every verdict; one is made without it.
+            follow: Makes what reads a text that comes without activations, so that output probes decide as it grows;
+                without it a policy that has some withholds the text until its end.
 
         Raises:
             ConversationError: The request is none.
         """
         self._guard = guard
+        self._follow = follow
         self._asked = read_request(request).asked if request is not None else NOTHING
         self._request_id = request_id or new_request_id()
         self._vault = vault
@@ -80,7 +85,7 @@ class ResponseStream:
             chunk: A ``chat.completion.chunk``, as `json.loads` gives it.
             hidden: Where the guard's own model writes: activations of the chunk's content, which is one token of one
                 choice. If the first piece of a text brings some, all must; if not, a policy with probes withholds it
-                until its end, when the guard's model reads it.
+                until its end, when the guard's model reads it, or has it followed.
 
         Raises:
             ConversationError: It is none. The stream is then closed, and gives nothing more.
@@ -125,7 +130,9 @@ class ResponseStream:
         if index not in self._choices:
             if len(self._choices) == MAX_CHOICES:
                 raise ConversationError(f"A stream has more than {MAX_CHOICES} choices.")
-            self._choices[index] = ChoiceStream(self._guard, index, self._asked, self._request_id, self._vault)
+            self._choices[index] = ChoiceStream(
+                self._guard, index, self._asked, self._request_id, self._vault, self._follow
+            )
         return self._choices[index]
 
     def _one(self, given: Any, hidden: Mapping[int, Any] | None) -> dict[str, Any] | None:

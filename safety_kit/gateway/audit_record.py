@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 MAX_PLACES: Final = 50
 MAX_FINDINGS: Final = 200
-MAX_SPANS: Final = 50
-"""Of a request or a reply (spans: of a finding) what a line has room for; how much was left out is said."""
+MAX_SPANS: Final = 20
+MAX_ERRORS: Final = 5
+"""Places and findings of a request or a reply, spans of a finding, errors of a place: so that a line has its bound."""
 
 _NAME = re.compile(r"[\w.:/@=+-]{1,128}", re.ASCII)
 
@@ -48,7 +49,7 @@ def fields_of(record: Record, key: bytes) -> dict[str, Any]:
     return {
         "request_id": _name(record.request_id),
         "route": _name(record.route),
-        "key": None if record.key is None else record.key[:128],
+        "key": _short(record.key),
         "model": _name(record.model),
         "at": finite(record.at, 3),
         "seconds": finite(record.seconds, 6),
@@ -56,9 +57,8 @@ def fields_of(record: Record, key: bytes) -> dict[str, Any]:
         "held": record.held,
         "status": record.status,
         "outcome": record.outcome,
-        "code": None if record.code is None else record.code[:128],
-        "policy": record.policy[:128],
-        "shadow": {"outcome": record.shadow[0], "policy": record.shadow[1][:128]} if record.shadow else None,
+        "code": _short(record.code),
+        "policy": _short(record.policy),
         "request": _verdicts(record.request, texts.get("request"), key),
         "response": _verdicts(record.response, texts.get("response"), key),
     }
@@ -84,7 +84,7 @@ def _verdicts(verdicts: Verdicts | None, body: Any, key: bytes) -> dict[str, Any
         "checked": len(verdicts.places),
         "places": places,
         "left_out": len(told) - len(places),
-        "timings": {check[:128]: finite(ms, 3) for check, ms in spent.most_common(MAX_PLACES)},
+        "timings": {_short(check): finite(ms, 3) for check, ms in spent.most_common(MAX_PLACES)},
     }
 
 
@@ -96,11 +96,11 @@ def _place(place: PlaceVerdict, body: Any, key: bytes, room: int) -> dict[str, A
         "kind": place.kind,
         "role": place.role,
         "action": str(verdict.action),
-        "code": None if verdict.code is None else verdict.code[:128],
+        "code": _short(verdict.code),
         "digest": _digest(key, text_at(body, path)),
         "findings": [_finding(finding) for finding in _strongest(verdict.findings, room)],
         "left_out": max(0, len(verdict.findings) - room),
-        "errors": [{"check": error.check[:128], "kind": error.kind} for error in verdict.errors[:MAX_PLACES]],
+        "errors": [{"check": _short(error.check), "kind": error.kind} for error in verdict.errors[:MAX_ERRORS]],
     }
 
 
@@ -110,8 +110,8 @@ def _strongest(findings: Sequence[Finding], room: int) -> Sequence[Finding]:
 
 def _finding(finding: Finding) -> Mapping[str, Any]:
     return {
-        "check": finding.check[:128],
-        "category": finding.category[:128],
+        "check": _short(finding.check),
+        "category": _short(finding.category),
         "score": finite(finding.score, 6),
         "score_kind": finding.score_kind,
         "spans": [list(span) for span in finding.spans[:MAX_SPANS]],
@@ -123,6 +123,11 @@ def _digest(key: bytes, value: Any) -> str | None:
         return None if value is None else digest(key, value)
     except (ValueError, TypeError, RecursionError):
         return None
+
+
+def _short(name: str | None) -> str | None:
+    """An operator's name in at most 256 bytes of JSON, where one character may take twelve."""
+    return name if name is None else name[: 128 if name.isascii() and name.isprintable() else 20]
 
 
 def _name(value: str) -> str:

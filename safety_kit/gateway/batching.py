@@ -8,23 +8,34 @@ for its caller and never a failed check; what it still has waiting when it leave
 from __future__ import annotations
 
 import contextvars
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from safety_kit.errors import Overloaded, SafetyKitError
+from safety_kit.errors import CheckTimeout, Overloaded, SafetyKitError
+from safety_kit.follow import Follower
 from safety_kit.gateway.admission import Admission, Overload
 from safety_kit.gateway.model_thread import Left, ModelThread, Owner
 from safety_kit.gemma.model import TOKEN_BUDGET
+from safety_kit.gemma.ragged import Row
 from safety_kit.gemma.windows import own_windows
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import DynamicCache
+
+    from safety_kit.followed_stream import Follow
     from safety_kit.gemma import Capture, Gemma, Prompt, Tokens, Trace, TraceView
     from safety_kit.gemma.tokens import Vocabulary
     from safety_kit.types import Message, Role
 
 CAPACITY: Final = 64_000
 """Characters that are read at once: about 15,000 tokens, which two cores read well inside a check's time."""
+
+STREAMS: Final = 24
+"""Replies that are followed at once: what two cores keep up with at 20 tokens a second each."""
+
+READ_TIMEOUT: Final = 60.0
 
 _owner: contextvars.ContextVar[Owner | None] = contextvars.ContextVar("owner", default=None)
 
@@ -36,6 +47,7 @@ class ModelQueue:
         gemma: The model; whoever calls it beside the queue waits for it, and it for them.
         thread: What calls it.
         admission: The places of requests.
+        streams: The places of replies that are followed.
     """
 
     def __init__(
@@ -43,6 +55,7 @@ class ModelQueue:
         gemma: Gemma,
         *,
         capacity: int = CAPACITY,
+        streams: int = STREAMS,
         max_waiting: int = 512,
         overload: Overload = "queue",
         patience: float = 30.0,
@@ -53,6 +66,7 @@ class ModelQueue:
         Args:
             gemma: The model.
             capacity: Characters that all requests with a place may have read at once.
+            streams: Replies that may be followed at once.
             max_waiting: Requests that may wait for a place, and texts without a place that may wait for the model.
             overload: What becomes of a request that finds no place.
             patience: Seconds that it waits for one under ``queue``.
@@ -61,6 +75,7 @@ class ModelQueue:
         self.gemma = gemma
         self.thread = ModelThread(gemma, token_budget)
         self.admission = Admission(capacity, max_waiting, overload, patience)
+        self.streams = Admission(streams, max_waiting, overload, patience)
         self._max_waiting = max_waiting
 
     # --- places
@@ -121,6 +136,28 @@ class ModelQueue:
     @property
     def vocabulary(self) -> Vocabulary:
         return self.gemma.vocabulary
+
+    def follower(self, capture: Capture, timeout: float = READ_TIMEOUT) -> Follow:
+        """Makes followers of replies that others write: several share the model's passes.
+
+        Args:
+            capture: The guard's.
+            timeout: Seconds that one may wait for a pass; then its reading has failed.
+        """
+
+        def read(
+            ids: Sequence[int], cache: DynamicCache, capture: Capture, *, alone: bool
+        ) -> Mapping[int, torch.Tensor]:
+            done = self.thread.read_on(Row(ids, cache), capture, alone=alone)
+            try:
+                return done.result(timeout)
+            except TimeoutError:
+                done.cancel()
+                raise CheckTimeout(f"waited longer than {timeout:g} s for the model.") from None
+            except Left:
+                raise SafetyKitError("The model's queue is closed.") from None
+
+        return lambda prompt: Follower(self.gemma, capture, prompt, read)
 
     def render(self, messages: Sequence[Message]) -> Prompt:
         """See `Gemma.render`."""

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from safety_kit.errors import UserError
+from safety_kit.followed_stream import Follow
 from safety_kit.gateway import logs
 from safety_kit.gateway.backends import Backend
 from safety_kit.gateway.backends.upstream import UpstreamBackend
@@ -13,7 +15,7 @@ from safety_kit.gateway.keys import KeyRing
 from safety_kit.gateway.limits import RateLimits
 from safety_kit.gateway.metrics import Metrics
 from safety_kit.gateway.policies import Event, Policies
-from safety_kit.gateway.services import Recorder, Services
+from safety_kit.gateway.services import Services
 from safety_kit.gateway.settings import Settings
 from safety_kit.gateway.shadow import Shadow
 from safety_kit.gateway.workers import Workers
@@ -22,6 +24,7 @@ from safety_kit.policy import Policy
 
 if TYPE_CHECKING:
     from safety_kit.gateway.batching import ModelQueue
+    from safety_kit.gateway.review import ReviewStore
     from safety_kit.gemma import Capture
 
 WAITING: Final = 64
@@ -53,12 +56,22 @@ def build(settings: Settings) -> Services:
         metrics.know(categories=categories, checks=checks)
         return guard
 
+    stores: list[ReviewStore] = []
+
     def tell(name: str, event: Event, message: str) -> None:
         logs.told(f"policy {event}", level="info" if event == "loaded" else "warning", policy=name, why=message)
         metrics.reloaded(event == "loaded")
+        for store in stores:
+            try:
+                store.use(guard.policy for guard in in_force())
+            except UserError as error:  # what is kept is redacted as before
+                logs.told("review store", level="warning", why=str(error))
 
     policies = Policies(settings.policy, asked_for, shadow=settings.shadow, build=guard_of, on_event=tell)
-    guards = [policies.guard(), *map(policies.guard, asked_for())]
+
+    def in_force() -> list[Guard]:
+        return [policies.guard(), *map(policies.guard, asked_for())]
+
     shadow = Shadow(policies.shadow) if settings.shadow is not None else None
     limits = RateLimits(settings.limits)
     audit = None
@@ -66,25 +79,32 @@ def build(settings: Settings) -> Services:
         from safety_kit.gateway.audit import AuditLog
 
         audit = AuditLog(settings.audit)
-    recorders: list[Recorder] = []
     if settings.review.keep != "none":
         from safety_kit.gateway.review import ReviewStore
 
-        store = ReviewStore(settings.review, [guard.policy for guard in guards])
-        recorders.append(store)
+        stores.append(ReviewStore(settings.review, [guard.policy for guard in in_force()]))
+
+    def follow(guard: Guard) -> Follow | None:
+        """A local Gemma brings a reply's activations; an upstream's replies are read beside it."""
+        if queue is None or settings.upstream is None or guard.capture is None:
+            return None
+        return queue.follower(guard.capture)
+
     policies.start(settings.reload)
     return Services(
         guards=policies,
-        backend=_backend(settings, queue, guards),
+        backend=_backend(settings, queue, in_force()),
         workers=Workers(WAITING if queue is not None else os.cpu_count() or 2),
         audit=audit,
-        recorders=tuple(recorders),
+        recorders=tuple(stores),
         keys=ring,
         limits=limits,
         metrics=metrics,
         shadow=shadow,
         places=queue,
-        keeps_texts=bool(recorders) or audit is not None,
+        streams=queue.streams if queue is not None else None,
+        follow=follow,
+        keeps_texts=bool(stores) or audit is not None,
         policies=lambda: {
             name: (status.digest, status.fault is not None) for name, status in policies.status().items()
         },

@@ -7,6 +7,7 @@ from typing import Any
 
 from safety_kit.chat.exchange import Verdicts
 from safety_kit.errors import ConversationError
+from safety_kit.followed_stream import Follow
 from safety_kit.gateway import logs
 from safety_kit.gateway.backends import BackendError, Call
 from safety_kit.gateway.dialects import Dialect
@@ -28,6 +29,7 @@ class Exchange:
     ticket: Ticket
     guard: Guard
     vault: Vault
+    follow: Follow | None = None
 
     @property
     def call(self) -> Call:

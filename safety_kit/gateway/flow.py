@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -11,11 +12,11 @@ from starlette.responses import Response
 
 from safety_kit.chat.exchange import RequestVerdict, ResponseVerdict, Verdicts
 from safety_kit.chat.restore import DeltaRestorer, restored
-from safety_kit.errors import ConversationError
+from safety_kit.errors import ConversationError, Overloaded
 from safety_kit.gateway.backends import BackendError, Chunk
 from safety_kit.gateway.checking import checked
 from safety_kit.gateway.dialects import Dialect
-from safety_kit.gateway.errors import bad_request
+from safety_kit.gateway.errors import bad_request, no_service
 from safety_kit.gateway.exchange import Exchange, blocked, failed, note_block, unreadable
 from safety_kit.gateway.gather import Gathered
 from safety_kit.gateway.journal import Journal
@@ -119,12 +120,27 @@ class Flow:
                 raise
             return chunks
 
-        passed, chunks = await self._ask(exchange, begin)
-        if chunks is None:
-            answer = self._refused(exchange)
-            await self.finish(exchange.ticket)
-            return Said(answer)
-        return Streamed(self, exchange, begun_reply(exchange, passed), chunks)
+        async with AsyncExitStack() as room:
+            await self._take_room(exchange, room)
+            passed, chunks = await self._ask(exchange, begin)
+            if chunks is None:
+                answer = self._refused(exchange)
+                await self.finish(exchange.ticket)
+                return Said(answer)
+            return Streamed(self, exchange, begun_reply(exchange, passed), chunks, room.pop_all())
+
+    async def _take_room(self, exchange: Exchange, room: AsyncExitStack) -> None:
+        """A place for a reply that the guard's model has to follow, until its stream is closed.
+
+        Raises:
+            ApiError: 503: there is none.
+        """
+        streams = self._services.streams
+        if streams is not None and exchange.follow is not None and exchange.guard.checks_at(Stage.OUTPUT, "probe"):
+            try:
+                await room.enter_async_context(streams.place())
+            except Overloaded as error:
+                raise no_service(str(error), "overloaded") from error
 
     async def _ask(
         self, exchange: Exchange, start: Callable[[Mapping[str, Any]], Coroutine[Any, Any, T]]
@@ -174,7 +190,7 @@ class Flow:
     def _exchange(self, dialect: Dialect, body: Json, ticket: Ticket) -> Exchange:
         assert ticket.guard is not None
         ticket.asked = body
-        exchange = Exchange(dialect, body, ticket, ticket.guard, Vault())
+        exchange = Exchange(dialect, body, ticket, ticket.guard, Vault(), self._services.follow(ticket.guard))
         ticket.judge = partial(_judge, exchange)
         return exchange
 
@@ -192,7 +208,8 @@ class Flow:
 def begun_reply(exchange: Exchange, passed: Mapping[str, Any]) -> Reply:
     """The state of a streamed reply to what was passed on."""
     restorer = DeltaRestorer(exchange.vault, exchange.dialect.text_key) if len(exchange.vault) else None
-    stream = exchange.dialect.stream(exchange.guard, passed, exchange.ticket.request_id, exchange.vault)
+    request_id, vault = exchange.ticket.request_id, exchange.vault
+    stream = exchange.dialect.stream(exchange.guard, passed, request_id, vault, exchange.follow)
     return Reply(stream, restorer, exchange.dialect.choices(exchange.body))
 
 
@@ -201,7 +218,7 @@ def _reply(
 ) -> tuple[ResponseVerdict, dict[str, Any]]:
     """The verdicts on a whole reply, and what may be shown of it, the user's own values in it again."""
     request_id, vault = exchange.ticket.request_id, exchange.vault
-    checked = exchange.dialect.check_response(exchange.guard, response, passed, request_id, vault)
+    checked = exchange.dialect.check_response(exchange.guard, response, passed, request_id, vault, exchange.follow)
     body = checked.response
     if len(vault):
         body = {**body, "choices": [restored(choice, vault) for choice in body["choices"]]}
@@ -214,7 +231,7 @@ def _judge(exchange: Exchange, guard: Guard) -> tuple[Verdicts | None, ...]:
     request = dialect.check_request(guard, exchange.body, ticket.request_id, Vault())
     if request.blocked or ticket.replied is None:
         return (request,)
-    return request, dialect.check_response(guard, ticket.replied, exchange.body, ticket.request_id, Vault())
+    return request, dialect.check_response(guard, ticket.replied, exchange.body, ticket.request_id, Vault(), None)
 
 
 async def _drop(task: asyncio.Task[Any]) -> None:

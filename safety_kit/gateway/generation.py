@@ -135,7 +135,7 @@ class Generations:
             if self._scheduled or not busy:
                 return
             self._scheduled = True
-        self._thread.call(self._turn, "generate").add_done_callback(self._turned)
+        self._thread.call(self._turn).add_done_callback(self._turned)
 
     def _turned(self, turn: Future[None]) -> None:
         if (error := turn.exception()) is not None:  # the thread was closed, most likely

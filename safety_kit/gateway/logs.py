@@ -98,7 +98,6 @@ def request(record: Record) -> None:
         "first_byte": None if record.first_byte is None else round(record.first_byte, 6),
         "held": record.held,
         "policy": record.policy[:12],
-        "shadow": record.shadow[0] if record.shadow else None,
     }
     structlog.get_logger(LOGGER).info("request", **{name: value for name, value in fields.items() if value is not None})
 

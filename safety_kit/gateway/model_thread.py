@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from safety_kit.gemma.ragged import Row, run_rows
 
 if TYPE_CHECKING:
+    import torch
+
     from safety_kit.gemma import Capture, Gemma, Tokens, Trace
 
 T = TypeVar("T")
-Lane: TypeAlias = Literal["follow", "generate"]
 
 
 class Left(Exception):
@@ -43,13 +45,23 @@ class _Request:
 
 
 _Piece: TypeAlias = tuple[_Request, int]
+_Call: TypeAlias = tuple[Callable[[], Any], "Future[Any]"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Reading:
+    row: Row
+    capture: Capture
+    alone: bool
+    done: Future[Mapping[int, torch.Tensor]] = field(default_factory=Future)
 
 
 class ModelThread:
     """Runs a Gemma for many threads.
 
-    It goes round three kinds of work, one pass of each: a batch of forwards, a reading of a growing reply (``follow``),
-    a decoding step (``generate``). A fault belongs to those whose work it befell, and ends nothing else.
+    It goes round three kinds of work, one pass of each: whole texts (`forward`), what growing texts grew by
+    (`read_on`), and anything else, such as a decoding step (`call`). A fault belongs to those whose work it befell, and
+    ends nothing else.
     """
 
     def __init__(self, gemma: Gemma, token_budget: int) -> None:
@@ -62,7 +74,8 @@ class ModelThread:
         self._gemma = gemma
         self._budget = token_budget
         self._requests: deque[_Request] = deque()
-        self._lanes: dict[Lane, deque[tuple[Callable[[], Any], Future[Any]]]] = {"follow": deque(), "generate": deque()}
+        self._readings: deque[_Reading] = deque()
+        self._calls: deque[_Call] = deque()
         self._work = threading.Condition()
         self._closed = False
         self._since: float | None = None
@@ -71,8 +84,8 @@ class ModelThread:
 
     @property
     def waiting(self) -> int:
-        """Forwards, readings and steps that wait for their turn."""
-        return len(self._requests) + sum(map(len, self._lanes.values()))
+        """Requests, readings and calls that wait for their turn."""
+        return len(self._requests) + len(self._readings) + len(self._calls)
 
     @property
     def alive(self) -> bool:
@@ -101,16 +114,31 @@ class ModelThread:
                 self._work.notify()
         return request.done
 
-    def call(self, function: Callable[[], T], lane: Lane) -> Future[T]:
-        """One turn of other work; cancelling the future before its turn takes it out."""
+    def read_on(self, row: Row, capture: Capture, *, alone: bool = False) -> Future[Mapping[int, torch.Tensor]]:
+        """n × d activations of a row's n new tokens by block; rows that wait with the same capture share a pass.
+
+        Args:
+            row: The tokens, and the cache that they extend; after a fault it is of no use any more.
+            capture: The blocks.
+            alone: In a pass of its own.
+        """
+        reading = _Reading(row, capture, alone)
+        self._wait(self._readings, reading, reading.done)
+        return reading.done
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """One turn of other work."""
         done: Future[T] = Future()
+        self._wait(self._calls, (function, done), done)
+        return done
+
+    def _wait(self, line: deque[Any], item: Any, done: Future[Any]) -> None:
         with self._work:
             if self._closed:
                 done.set_exception(Left())
             else:
-                self._lanes[lane].append((function, done))
+                line.append(item)
                 self._work.notify()
-        return done
 
     def leave(self, owner: Owner) -> None:
         """Drop all that waits for this owner."""
@@ -125,11 +153,10 @@ class ModelThread:
         """Finish the pass of this moment, and drop the rest."""
         with self._work:
             self._closed = True
-            dropped = [request.done for request in self._requests]
-            dropped += [done for lane in self._lanes.values() for _, done in lane]
-            self._requests.clear()
-            for lane in self._lanes.values():
-                lane.clear()
+            dropped: list[Future[Any]] = [request.done for request in self._requests]
+            dropped += [reading.done for reading in self._readings] + [done for _, done in self._calls]
+            for line in (self._requests, self._readings, self._calls):
+                line.clear()
             self._work.notify()
         for done in dropped:
             _fail(done, Left())
@@ -139,12 +166,12 @@ class ModelThread:
     def _run(self) -> None:
         while self._await():
             self._timed(self._next_batch)
-            for lane in self._lanes.values():
-                self._timed(partial(self._next_call, lane))
+            self._timed(self._next_readings)
+            self._timed(self._next_call)
 
     def _await(self) -> bool:
         with self._work:
-            self._work.wait_for(lambda: self._closed or self._requests or any(self._lanes.values()))
+            self._work.wait_for(lambda: self._closed or self.waiting)
             return not self._closed
 
     def _timed(self, turn: Callable[[], None]) -> None:
@@ -152,16 +179,38 @@ class ModelThread:
         turn()
         self._since = None
 
-    def _next_call(self, lane: deque[tuple[Callable[[], Any], Future[Any]]]) -> None:
+    def _next_call(self) -> None:
         with self._work:
-            if not lane:
+            if not self._calls:
                 return
-            function, done = lane.popleft()
+            function, done = self._calls.popleft()
         if done.set_running_or_notify_cancel():
             try:
                 done.set_result(function())
             except BaseException as error:
                 done.set_exception(plain(error))
+
+    def _next_readings(self) -> None:
+        with self._work:
+            if not self._readings:
+                return
+            first = self._readings[0]
+            together = [r for r in self._readings if r.capture == first.capture and not (r.alone or first.alone)]
+            sizes = [len(reading.row.ids) for reading in together]
+            taken = [together[index] for index in _nearest(sizes, self._budget)] or [first]
+            self._readings = deque(reading for reading in self._readings if reading not in taken)
+        try:
+            _, kept = run_rows(
+                self._gemma.trunk, [reading.row for reading in taken], first.capture.blocks, through=False
+            )
+        except BaseException as error:
+            for reading in taken:
+                _fail(reading.done, RuntimeError(f"the model failed with {type(error).__name__}"))
+            return
+        for number, reading in enumerate(taken):
+            length = len(reading.row.ids)
+            if reading.done.set_running_or_notify_cancel():
+                reading.done.set_result({b: s[number, :length].to("cpu", copy=True) for b, s in kept.items()})
 
     def _next_batch(self) -> None:
         with self._work:
@@ -173,22 +222,13 @@ class ModelThread:
         """The next piece of the request whose turn it is, and those nearest to it in length that fit in beside it."""
         if not self._requests:
             return []
-        first = self._requests[0]
-        anchor = next(iter(first.waiting.values()))
+        capture = self._requests[0].capture
         alike = [
-            (abs(length - anchor), length, request, index)
-            for request in self._requests
-            if request.capture == first.capture
-            for index, length in request.waiting.items()
+            (request, index) for request in self._requests if request.capture == capture for index in request.waiting
         ]
-        alike.sort(key=lambda piece: piece[0])
-        batch: list[_Piece] = []
-        width = 0
-        for _, length, request, index in alike:
-            width = max(width, length)
-            if batch and width * (len(batch) + 1) > self._budget:
-                break
-            batch.append((request, index))
+        sizes = [request.waiting[index] for request, index in alike]
+        batch = [alike[place] for place in _nearest(sizes, self._budget)]
+        for request, index in batch:
             del request.waiting[index]
         self._requests.rotate(-1)  # a long text takes turns with all others
         self._requests = deque(request for request in self._requests if request.waiting)
@@ -222,6 +262,18 @@ class ModelThread:
         with self._work:
             self._requests = deque(other for other in self._requests if other is not request)
         _fail(request.done, error)
+
+
+def _nearest(sizes: Sequence[int], budget: int) -> list[int]:
+    """The first, and with it those nearest to it in size, as many as the budget of padded tokens holds."""
+    chosen: list[int] = []
+    width = 0
+    for place in sorted(range(len(sizes)), key=lambda place: abs(sizes[place] - sizes[0])):
+        width = max(width, sizes[place])
+        if chosen and width * (len(chosen) + 1) > budget:
+            break
+        chosen.append(place)
+    return chosen
 
 
 def plain(error: BaseException) -> Exception:

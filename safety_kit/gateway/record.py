@@ -32,7 +32,6 @@ class Record:
         response: Verdicts on the reply.
         first_byte: Seconds to the first byte of the reply; None where there was none.
         held: For a stream, the most characters that were held back at once.
-        shadow: The shadow policy's outcome and digest, where there is one.
         texts: ``request`` and ``response`` as they came, where the review store or the audit log is on; else None. The
             store keeps them redacted; the log writes keyed digests of them.
     """
@@ -51,7 +50,6 @@ class Record:
     response: Verdicts | None = None
     first_byte: float | None = None
     held: int | None = None
-    shadow: tuple[Outcome, str] | None = None
     texts: Mapping[str, Any] | None = field(default=None, repr=False)
 
 

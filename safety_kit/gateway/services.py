@@ -10,6 +10,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from safety_kit.chat.exchange import Verdicts
+from safety_kit.followed_stream import Follow
 from safety_kit.gateway.backends import Backend
 from safety_kit.gateway.record import Outcome, Record
 from safety_kit.guard import Guard
@@ -149,6 +150,8 @@ class Services:
         metrics: What ``/metrics`` shows.
         shadow: A second policy.
         places: The room in front of the guard's model; None: whoever comes is read.
+        streams: The room for streamed replies that the guard's model reads beside the backend.
+        follow: Makes what reads them; None where the backend brings a reply's activations, or nothing reads any.
         keeps_texts: Whether a recorder wants the texts of a request.
         policies: How the policies stand, by name: the digest in force, and whether their files are refused.
         closing: What else is let go of at the end, in this order.
@@ -164,6 +167,8 @@ class Services:
     metrics: Metrics | None = None
     shadow: Shadow | None = None
     places: Places | None = None
+    streams: Places | None = None
+    follow: Callable[[Guard], Follow | None] = lambda guard: None
     keeps_texts: bool = False
     policies: Callable[[], Mapping[str, tuple[str | None, bool]]] = dict
     closing: tuple[Callable[[], object], ...] = ()

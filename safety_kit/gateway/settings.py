@@ -60,7 +60,7 @@ Rate = Annotated[
 ]
 Variable = Annotated[str, like(r"[A-Za-z_]\w*", "name an environment variable, such as UPSTREAM_KEY")]
 Url = Annotated[str, like(r"https?://[^\s?#]+", "use a URL such as http://127.0.0.1:4318")]
-Route = Annotated[str, like(r"/[A-Za-z0-9._:/-]*", "use a path such as /health")]
+Route = Annotated[str, like(r"/[A-Za-z0-9._/:-]*", "use a path such as /health")]
 Origin = Annotated[
     str,
     like(

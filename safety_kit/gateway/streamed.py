@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from safety_kit.chat.events import DONE, event
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 class Streamed:
     """The events of one answer. `close` must be called in the end, however it was left."""
 
-    def __init__(self, flow: Flow, exchange: Exchange, reply: Reply, chunks: Gathered[Chunk]) -> None:
+    def __init__(
+        self, flow: Flow, exchange: Exchange, reply: Reply, chunks: Gathered[Chunk], room: AsyncExitStack
+    ) -> None:
         """Begin.
 
         Args:
@@ -32,12 +34,14 @@ class Streamed:
             exchange: The request.
             reply: The state of its reply.
             chunks: The backend's; the first is there.
+            room: What it takes up, given back at its end.
         """
         self._flow = flow
         self._exchange = exchange
         self._ticket = exchange.ticket
         self._reply = reply
         self._chunks = chunks
+        self._room = room
         self._came: dict[int, list[str]] = {}  # the reply as it came, by choice, where anybody asks for it
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -57,6 +61,7 @@ class Streamed:
     async def close(self) -> None:
         """Stop what still generates; a record that was not written yet says that the client has gone."""
         await self._chunks.close()
+        await self._room.aclose()
         await self._record("cancelled")
 
     async def _answer(self) -> AsyncIterator[bytes]:

@@ -71,6 +71,13 @@ def own_windows(
     return windows
 
 
+def reply_head(renderer: Renderer, prompt: str | None) -> Tokens:
+    """What stands before a reply's own tokens: its prompt, or nothing but the template."""
+    before = [Message("user", prompt)] if prompt is not None else []
+    rendered = renderer.render([*before, Message("assistant", "x")])
+    return clipped(rendered.tokens.slice(0, rendered.ranges[-1][0]))
+
+
 def clipped(head: Tokens) -> Tokens:
     """What stands before a text, at most bos and the `WINDOW` tokens nearest to it."""
     return head if len(head) <= WINDOW else head.slice(0, 1) + head.slice(len(head) - WINDOW, len(head))

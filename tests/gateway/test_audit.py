@@ -25,13 +25,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from record_helpers import PLAIN, asked, judged, replied
 
+from safety_kit.chat.examine import PlaceVerdict
+from safety_kit.chat.exchange import Verdicts
 from safety_kit.errors import AuditError, UserError
 from safety_kit.gateway import audit as audit_module
 from safety_kit.gateway import audit_chain, audit_verify
 from safety_kit.gateway.audit import AuditLog
-from safety_kit.gateway.audit_line import parse, seal
+from safety_kit.gateway.audit_line import MAX_LINE, parse, seal
 from safety_kit.gateway.audit_verify import Report, verify
 from safety_kit.gateway.settings import Audit
+from safety_kit.types import Action, CheckError, Finding, Stage, Verdict
 
 WRITER = """
 import sys
@@ -145,6 +148,18 @@ def test_huge_verdicts_make_a_bounded_line(file: Path) -> None:
     assert len(file.read_bytes()) < 2**19
     assert (len(line["places"]), line["left_out"]) == (50, line["checked"] - 50)
     assert sum(len(place["findings"]) for place in line["places"]) == 200
+    assert verify(file).fault is None
+
+
+def test_no_verdict_makes_a_line_too_long_to_be_read(file: Path) -> None:
+    name = "\U0001f600" * 300
+    finding = Finding(name, name, 1 / 3, "uncalibrated", tuple((10**9 + n, 10**9 + n + 1) for n in range(99)))
+    verdict = Verdict(Stage.INPUT, Action.BLOCK, None, (finding,) * 99, (CheckError("\x00" * 300, ""),) * 99, code=name)
+    verdicts = Verdicts((PlaceVerdict("content[0]." * 99, "content", "user", verdict),) * 99, "")
+    with opened(file) as log:
+        log.write(replace(PLAIN, request=verdicts, response=verdicts, key=name, code=name, route=name))
+    assert 2**18 < len(file.read_bytes()) < MAX_LINE
+    write(file, 1)
     assert verify(file).fault is None
 
 

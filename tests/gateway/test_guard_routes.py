@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -192,10 +193,11 @@ def test_a_prediction_of_nothing_is_refused(address: str, body: dict[str, Any]) 
     assert httpx.post(f"{address}/predict", json=body).status_code == 400
 
 
-def test_vertex_names_the_routes() -> None:
-    named = {"AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict", "AIP_HEALTH_ROUTE": "/alive"}
-    paths = create_app(Settings.load(None, {}, named), services("http://127.0.0.1:9")).openapi()["paths"]
-    assert set(named.values()) <= set(paths)
+def test_vertex_names_the_routes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AIP_PREDICT_ROUTE", "/v1/endpoints/1/deployedModels/2:predict")
+    monkeypatch.setenv("AIP_HEALTH_ROUTE", "/alive")
+    paths = create_app(Settings.load(None, {}), services("http://127.0.0.1:9")).openapi()["paths"]
+    assert {"/v1/endpoints/1/deployedModels/2:predict", "/alive"} <= set(paths)
 
 
 # --- models, health

@@ -52,7 +52,7 @@ def test_a_request_is_one_line() -> None:
     logs.request(record())
     (line,) = lines(to)
     assert line.items() >= {"event": "request", "level": "info", "request_id": "r1", "outcome": "block"}.items()
-    assert line.items() >= {"key": "team-a", "status": 200, "code": "blocked.code_names", "shadow": "allow"}.items()
+    assert line.items() >= {"key": "team-a", "status": 200, "code": "blocked.code_names"}.items()
     assert CANARY not in to.getvalue()
 
 

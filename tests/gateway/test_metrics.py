@@ -16,7 +16,7 @@ CATEGORIES = ["pii.email", "code_names"]
 
 
 def made() -> Metrics:
-    return Metrics(routes=ROUTES, categories=CATEGORIES, checks=["pii", "names"], queued=lambda: 3, running=lambda: 2)
+    return Metrics(routes=ROUTES, categories=CATEGORIES, checks=["pii", "names"], queued=lambda: 3)
 
 
 def read(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -42,8 +42,11 @@ def test_a_request_is_counted_by_all_that_is_told_of_it() -> None:
     assert value(metrics, "first_byte_seconds_bucket", route=route, le="0.05") == 0
     assert value(metrics, "check_seconds_count", check="pii", stage="input")
     assert value(metrics, "held_characters_sum") == 14
-    assert value(metrics, "shadow_total", policy="block", shadow="allow") == 2
-    assert (value(metrics, "queue_depth"), value(metrics, "in_flight")) == (3, 2)
+    metrics.shadowed("block", "allow")
+    assert value(metrics, "shadow_total", policy="block", shadow="allow") == 1
+    with metrics.in_progress():
+        assert (value(metrics, "queue_depth"), value(metrics, "in_flight")) == (3, 1)
+    assert value(metrics, "in_flight") == 0
     metrics.reloaded(taken_over=False)
     metrics.audit_failed()
     assert value(metrics, "policy_reloads_total", result="refused") == 1

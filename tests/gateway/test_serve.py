@@ -21,6 +21,7 @@ from integration_helpers import chunks
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from safety_kit.errors import UserError
 from safety_kit.gateway.settings import Settings
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -110,7 +111,7 @@ def test_a_stream_that_runs_when_it_is_stopped_is_ended(
         (["--host", "0.0.0.0"], "allow_anonymous"),
         (["--host", "example.com"], "allow_anonymous"),
         (["--upstream", "ftp://x"], "http://127.0.0.1:8000/v1"),
-        (["--blocked", "loudly"], "blocked: use 'completion' or 'error'"),
+        (["--blocked", "loudly"], "blocked: "),
         (["--config", "nothing.yaml"], "cannot be read"),
         (["--upstream", "http://127.0.0.1:1/v1", "--upstream-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
         (["--pass-caller-key"], "upstream.url"),
@@ -138,3 +139,28 @@ def test_options_override_the_file(tmp_path: Path) -> None:
     assert (settings.port, settings.blocked) == (9001, "error")
     assert settings.upstream is not None
     assert (settings.upstream.url, settings.upstream.retries) == ("http://b/v1", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[1]", "must be a mapping"),
+        ("a: {", "gateway.yaml"),
+        ("prot: 80", "prot: unknown key"),
+        ("upstream: {url: http://a, api_key: [s3cret]}", "upstream.api_key"),
+        ("limits: {body: -1}", "limits.body"),
+    ],
+)
+def test_a_file_that_is_wrong_is_told_with_its_place_and_without_its_values(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(told)) as caught:
+        Settings.load(file, {})
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
+def test_loopback_needs_no_keys(host: str) -> None:
+    assert Settings.load(None, {"host": host}).host == host
