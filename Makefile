@@ -8,7 +8,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help help-all setup demo test test-fast check format bench bench-house bench-classifiers bench-lora \
-	bench-guard bench-contexts bench-languages classifiers wheel clean
+	bench-guard bench-contexts bench-languages bench-gateway load classifiers wheel clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*[^#]## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,12 @@ bench-contexts: $(READY) ### the shipped classifiers in ten contexts
 
 bench-languages: $(READY) ### taught in English, scored in other languages
 	$(PY) -m benchmarks.languages $(ARGS)
+
+bench-gateway: $(READY) ### what the gateway costs and stands: benchmarks/results/gateway.json (--quick, --only NAME)
+	$(PY) -m benchmarks.gateway $(ARGS)
+
+load: $(READY) ### a gateway on this machine under load, ten minutes (ARGS=--quick: one)
+	$(PY) -m benchmarks.load $(ARGS)
 
 classifiers: $(READY) ## teach the shipped classifiers again, into data/classifiers
 	$(PY) -m classifiers.ship

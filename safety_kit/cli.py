@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from safety_kit import __version__, console
 from safety_kit.commands import (
+    audit,
     calibrate,
     check,
     classify,
@@ -22,11 +23,15 @@ from safety_kit.commands import (
     demo,
     explain,
     generate,
+    inspect,
     judge,
+    keys,
     measure,
     policy,
     publish,
+    review,
     scan,
+    serve,
     study,
     teach,
 )
@@ -127,8 +132,13 @@ app.command()(publish.publish)
 app.command()(check.check)
 app.command()(scan.scan)
 app.command()(generate.generate)
+app.command()(serve.serve)
+app.command()(inspect.inspect)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
+app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
+app.add_typer(review.app, name="review")
 
 
 def main() -> NoReturn:

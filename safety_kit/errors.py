@@ -8,6 +8,7 @@ SafetyKitError (3)
 │   │   └── MissingArtifact  a category that was never taught for this model
 │   ├── ModelError           a model that cannot be had, or is no supported Gemma
 │   └── ConversationError    a request or a reply that is no chat completion
+├── AuditError (3)           the audit log cannot be written now
 ├── CheckTimeout (3)         a check that did not come back in time; a verdict's error, raised to no caller
 ├── Overloaded (3)           more work than the machine has room for; ask again later
 └── MissingExtra (3)         a package of an extra that is not installed
@@ -50,6 +51,10 @@ class ModelError(UserError):
 
 class ConversationError(UserError):
     """A request, a response or a chunk that has not the form of a chat completion."""
+
+
+class AuditError(SafetyKitError):
+    """A line of the audit log could not be written, or could not be now."""
 
 
 class CheckTimeout(SafetyKitError):

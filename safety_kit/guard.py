@@ -243,6 +243,10 @@ class Guard:
 
         return exchange.check_response(self, response, request, request_id or new_request_id(), vault, follow)
 
+    def probed(self, samples: Sequence[Sample]) -> list[Outcome]:
+        """What the probes say of each text, below their thresholds too; a fault is in the outcome."""
+        return self._run(self.probes, samples) if self.probes else [Outcome() for _ in samples]
+
     @staticmethod
     def merge(first: Verdict, then: Verdict) -> Verdict:
         """One verdict of two, the second of which was made on the first's text."""

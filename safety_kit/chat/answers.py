@@ -11,7 +11,9 @@ MAX_CHOICES: Final = 128
 """Choices of one request; a stream with more is refused."""
 
 
-def error_body(message: str, code: str | None, kind: str = "invalid_request_error", param: str | None = None) -> Any:
+def error_body(
+    message: str, code: str | None, kind: str = "invalid_request_error", param: str | None = None
+) -> dict[str, Any]:
     """An error in the API's form."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 

@@ -24,6 +24,7 @@ from safety_kit.errors import ConversationError
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:
+    from safety_kit.followed_stream import Follow
     from safety_kit.guard import Guard
     from safety_kit.vault import Vault
 
@@ -88,7 +89,12 @@ def check_completion_request(
 
 
 def check_completion_response(
-    guard: Guard, response: Any, request: Mapping[str, Any], request_id: str, vault: Vault | None = None
+    guard: Guard,
+    response: Any,
+    request: Mapping[str, Any],
+    request_id: str,
+    vault: Vault | None = None,
+    follow: Follow | None = None,
 ) -> ResponseVerdict:
     """The verdicts on a text completion, and the completion that may be passed on.
 
@@ -106,7 +112,7 @@ def check_completion_response(
         if around.blocking is not None:
             choices.append(_text_choice(blocked_choice(guard, choice, around.blocking.verdict), "message"))
             continue
-        checked = check_response(guard, {"choices": [_message_choice(choice)]}, answered, request_id, vault)
+        checked = check_response(guard, {"choices": [_message_choice(choice)]}, answered, request_id, vault, follow)
         places += [
             replace(p, path=p.path.replace("choices[0]", f"choices[{number}]", 1), choice=number)
             for p in checked.places
@@ -119,12 +125,18 @@ class CompletionStream:
     """`ResponseStream` for a streamed text completion."""
 
     def __init__(
-        self, guard: Guard, request: Mapping[str, Any], *, vault: Vault | None = None, request_id: str | None = None
+        self,
+        guard: Guard,
+        request: Mapping[str, Any],
+        *,
+        vault: Vault | None = None,
+        request_id: str | None = None,
+        follow: Follow | None = None,
     ) -> None:
         self._guard = guard
         self._request = request
         self._streams = [
-            ResponseStream(guard, _as_chat(request, prompt), vault=vault, request_id=request_id)
+            ResponseStream(guard, _as_chat(request, prompt), vault=vault, request_id=request_id, follow=follow)
             for prompt in prompts_of(request)
         ]
 

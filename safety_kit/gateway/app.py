@@ -8,14 +8,16 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from safety_kit import __version__
 from safety_kit.gateway.endpoint import Endpoint
-from safety_kit.gateway.errors import ApiError
+from safety_kit.gateway.errors import error_response
 from safety_kit.gateway.flow import Flow
 from safety_kit.gateway.journal import Journal
-from safety_kit.gateway.responses import error_response
-from safety_kit.gateway.routes import completions
+from safety_kit.gateway.routes import completions, guard, health, models, moderations
+from safety_kit.gateway.routes import vertex as predictions
+from safety_kit.gateway.routes.health import State
 from safety_kit.gateway.services import Services
 from safety_kit.gateway.settings import Settings
 
@@ -44,8 +46,17 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     journal = Journal(services, settings.audit.required)
     endpoint = Endpoint(settings, services, journal)
     flow = Flow(settings, services, journal)
+    vertex = settings.vertex
+    app.state.gateway = State()
     app.include_router(completions.router(endpoint, flow))
+    app.include_router(moderations.router(endpoint))
+    app.include_router(models.router(endpoint, services))
+    app.include_router(guard.router(endpoint))
+    app.include_router(predictions.router(endpoint, flow, vertex.predict))
+    app.include_router(health.router(services, app.state.gateway, vertex.health))
     app.add_exception_handler(HTTPException, _http_error)
+    if services.metrics is not None:
+        services.metrics.know(routes=[route.path for route in app.routes if isinstance(route, Route)])
     return app
 
 
@@ -53,4 +64,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """A path that is not there, or a method that it does not have, in OpenAI's form."""
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    return error_response(ApiError(error.status_code, f"{error.detail}.", code), error.headers or {})
+    response = error_response(error.status_code, f"{error.detail}.", code)
+    response.headers.update(error.headers or {})
+    return response

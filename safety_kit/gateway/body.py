@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.requests import Request
 
 from safety_kit.chat.answers import MAX_CHOICES
 from safety_kit.gateway.errors import ApiError, bad_request
+from safety_kit.gateway.json_body import BodyError, parse_json
 from safety_kit.gateway.workers import Workers
 
 SMALL: Final = 65_536
@@ -23,6 +22,8 @@ ModelName = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_
 Whole = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
+Texts = Annotated[list[str], Field(min_length=1)]
+Ids = Annotated[list[Annotated[int, Field(strict=True)]], Field(min_length=1)]
 
 
 class Open(BaseModel):
@@ -46,10 +47,17 @@ class Generation(Open):
     stop: str | list[str] | None = None
 
 
-class ChatRequest(Generation):
-    """A chat completion's request, docs/guides/positions.md says what of it is checked."""
+class Message(Open):
+    """A message of a conversation; docs/guides/positions.md says what of it is checked."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Any] | None = None
+
+
+class ChatRequest(Generation):
+    """A chat completion's request."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Whole | None = None
     tools: list[dict[str, Any]] | None = None
 
@@ -57,7 +65,7 @@ class ChatRequest(Generation):
 class CompletionRequest(Generation):
     """A text completion's request: a prompt, several, or such as token ids, which no check can read."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Texts | Ids | Annotated[list[Ids], Field(min_length=1)]
     suffix: str | None = None
     echo: Flag | None = None
 
@@ -65,7 +73,7 @@ class CompletionRequest(Generation):
 class ModerationRequest(Open):
     """A moderation's request: texts, or parts."""
 
-    input: str | list[str] | list[dict[str, Any]]
+    input: str | Texts | Annotated[list[dict[str, Any]], Field(min_length=1)]
     model: ModelName | None = None
 
 
@@ -99,49 +107,25 @@ class PredictRequest(Open):
 Body = TypeVar("Body", bound=Open)
 
 
-async def read_body(request: Request, limit: int, workers: Workers) -> dict[str, Any]:
-    """The JSON object of a request.
+async def read_body(request: Request, workers: Workers) -> tuple[dict[str, Any], int]:
+    """The JSON object of a request, which `Intake` has bounded, and its bytes.
 
     Args:
         request: The request.
-        limit: Bytes.
         workers: Where a large body is parsed.
 
     Raises:
-        ApiError: 413, 415, or 400 with what is wrong.
+        ApiError: 400, with what is wrong; 415.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "Send the body as application/json.", "unsupported_media_type")
-    content = bytearray()
-    async for piece in request.stream():
-        content += piece
-        if len(content) > limit:
-            raise ApiError(413, f"The body has more than {limit} bytes; send less.", "body_too_large")
-    if len(content) > SMALL:
-        return await workers.run(parse, bytes(content))
-    return parse(bytes(content))
-
-
-def parse(content: bytes) -> dict[str, Any]:
-    """The JSON object in a body; UTF-8 only, and no number that JSON does not have.
-
-    Raises:
-        ApiError: 400, with what is wrong.
-    """
+    content = await request.body()
     try:
-        value = json.loads(content.decode(), parse_constant=_no_number, parse_float=_finite)
-    except UnicodeDecodeError as error:
-        raise bad_request("The body is no UTF-8.", code="invalid_json") from error
-    except RecursionError as error:
-        raise bad_request("The body is nested too deep; send it flatter.", code="invalid_json") from error
-    except _NotFinite as error:
-        raise bad_request("The body holds a number that is not finite.", code="invalid_json") from error
-    except ValueError as error:
-        raise bad_request("The body is no valid JSON.", code="invalid_json") from error
-    if not isinstance(value, dict):
-        raise bad_request("The body must be a JSON object.", code="invalid_json")
-    return value
+        parsed = await workers.run(parse_json, content) if len(content) > SMALL else parse_json(content)
+    except BodyError as error:
+        raise bad_request(str(error), code="invalid_json") from error
+    return parsed, len(content)
 
 
 def validated(model: type[Body], body: dict[str, Any]) -> Body:
@@ -154,25 +138,11 @@ def validated(model: type[Body], body: dict[str, Any]) -> Body:
         fields = model.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(step) for step in first["loc"][:2] if step in model.model_fields or isinstance(step, int))
+        names = {*model.model_fields, *Message.model_fields}
+        place = ".".join(str(step) for step in first["loc"][:3] if step in names or isinstance(step, int))
         said = "is required" if first["type"] == "missing" else f"is not valid: {first['msg']}"
         raise bad_request(f"{place or 'The body'} {said}.", param=place or None) from error
     name = getattr(fields, "model", None)
     if name is not None and _TRICKS.search(name):
         raise bad_request("model must be a model's name.", param="model")
     return fields
-
-
-class _NotFinite(ValueError):
-    """A number that is none."""
-
-
-def _no_number(text: str) -> NoReturn:
-    raise _NotFinite
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _NotFinite
-    return value

@@ -15,6 +15,7 @@ from safety_kit.chat.text_completion import (
     check_completion_response,
     choices_of_all,
 )
+from safety_kit.followed_stream import Follow
 from safety_kit.gateway.backends import Backend, Call, Chunk
 from safety_kit.gateway.body import ChatRequest, CompletionRequest, Generation
 from safety_kit.guard import Guard
@@ -48,9 +49,11 @@ class Dialect(Protocol):
 
     def check_request(self, guard: Guard, request: Fields, request_id: str, vault: Vault) -> RequestVerdict: ...
     def check_response(
-        self, guard: Guard, response: Fields, request: Fields, request_id: str, vault: Vault
+        self, guard: Guard, response: Fields, request: Fields, request_id: str, vault: Vault, follow: Follow | None
     ) -> ResponseVerdict: ...
-    def stream(self, guard: Guard, request: Fields, request_id: str, vault: Vault) -> ReplyChunks: ...
+    def stream(
+        self, guard: Guard, request: Fields, request_id: str, vault: Vault, follow: Follow | None
+    ) -> ReplyChunks: ...
     def blocked(self, request: Fields, message: str) -> Json: ...
     def choices(self, request: Fields) -> int: ...
     def whole(self, index: int, text: str) -> Json: ...
@@ -67,12 +70,14 @@ class _Chat:
         return guard.check_request(request, vault=vault, request_id=request_id)
 
     def check_response(
-        self, guard: Guard, response: Fields, request: Fields, request_id: str, vault: Vault
+        self, guard: Guard, response: Fields, request: Fields, request_id: str, vault: Vault, follow: Follow | None
     ) -> ResponseVerdict:
-        return guard.check_response(response, request, vault=vault, request_id=request_id)
+        return guard.check_response(response, request, vault=vault, request_id=request_id, follow=follow)
 
-    def stream(self, guard: Guard, request: Fields, request_id: str, vault: Vault) -> ReplyChunks:
-        return ResponseStream(guard, request, vault=vault, request_id=request_id)
+    def stream(
+        self, guard: Guard, request: Fields, request_id: str, vault: Vault, follow: Follow | None
+    ) -> ReplyChunks:
+        return ResponseStream(guard, request, vault=vault, request_id=request_id, follow=follow)
 
     def blocked(self, request: Fields, message: str) -> Json:
         return blocked_chat(request, message)
@@ -103,12 +108,14 @@ class _Text:
         return check_completion_request(guard, request, request_id, vault)
 
     def check_response(
-        self, guard: Guard, response: Fields, request: Fields, request_id: str, vault: Vault
+        self, guard: Guard, response: Fields, request: Fields, request_id: str, vault: Vault, follow: Follow | None
     ) -> ResponseVerdict:
-        return check_completion_response(guard, response, request, request_id, vault)
+        return check_completion_response(guard, response, request, request_id, vault, follow)
 
-    def stream(self, guard: Guard, request: Fields, request_id: str, vault: Vault) -> ReplyChunks:
-        return CompletionStream(guard, request, vault=vault, request_id=request_id)
+    def stream(
+        self, guard: Guard, request: Fields, request_id: str, vault: Vault, follow: Follow | None
+    ) -> ReplyChunks:
+        return CompletionStream(guard, request, vault=vault, request_id=request_id, follow=follow)
 
     def blocked(self, request: Fields, message: str) -> Json:
         return blocked_completion(request, message)

@@ -1,18 +1,20 @@
-"""Errors in OpenAI's form: what a client's own library raises, with a status that says whether to try again."""
+"""Errors as OpenAI's clients read them, with a status that says whether to try again."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from safety_kit.chat.answers import error_body
+from starlette.responses import JSONResponse
 
-_KINDS = {
+from safety_kit.chat import answers
+
+_TYPES = {
     401: "authentication_error",
     403: "permission_error",
-    404: "not_found_error",
     429: "rate_limit_error",
 }
+"""Of a status; any other 4xx is an ``invalid_request_error`` and the rest a ``server_error``."""
 
 
 class ApiError(Exception):
@@ -44,13 +46,7 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        body: dict[str, Any] = error_body(self.message, self.code, kind, self.param)
-        return body
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+        return error_body(self.message, error_type(self.status), self.code, self.param)
 
 
 def bad_request(message: str, param: str | None = None, code: str = "invalid_request") -> ApiError:
@@ -61,3 +57,30 @@ def bad_request(message: str, param: str | None = None, code: str = "invalid_req
 def no_service(message: str, code: str, retry_after: float | None = 1) -> ApiError:
     """It is the gateway that cannot, for now."""
     return ApiError(503, message, code, retry_after=retry_after)
+
+
+def error_body(message: str, type_: str, code: str | None, param: str | None = None) -> dict[str, Any]:
+    """The body of an error; what cannot be written as UTF-8 is replaced."""
+    return answers.error_body(
+        _writable(message),
+        None if code is None else _writable(code),
+        _writable(type_),
+        None if param is None else _writable(param),
+    )
+
+
+def error_response(
+    status: int, message: str, code: str | None, *, param: str | None = None, retry_after: float | None = None
+) -> JSONResponse:
+    """An error as an answer; `retry_after`, in seconds, is rounded up to whole ones."""
+    headers = {} if retry_after is None else {"retry-after": str(max(1, math.ceil(retry_after)))}
+    return JSONResponse(error_body(message, error_type(status), code, param), status, headers)
+
+
+def error_type(status: int) -> str:
+    """OpenAI's name for the kind of error that a status is."""
+    return _TYPES.get(status, "invalid_request_error" if 400 <= status < 500 else "server_error")
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -7,6 +7,8 @@ from typing import Any
 
 from safety_kit.chat.exchange import Verdicts
 from safety_kit.errors import ConversationError
+from safety_kit.followed_stream import Follow
+from safety_kit.gateway import logs
 from safety_kit.gateway.backends import BackendError, Call
 from safety_kit.gateway.dialects import Dialect
 from safety_kit.gateway.errors import ApiError, no_service
@@ -27,6 +29,7 @@ class Exchange:
     ticket: Ticket
     guard: Guard
     vault: Vault
+    follow: Follow | None = None
 
     @property
     def call(self) -> Call:
@@ -66,3 +69,9 @@ def failed(error: BackendError) -> ApiError:
 def unreadable(error: ConversationError) -> ApiError:
     """A reply that is none: nothing of it is passed on."""
     return ApiError(502, f"The backend's answer cannot be read. {error}", "backend_garbage")
+
+
+def internal(ticket: Ticket, error: Exception) -> ApiError:
+    """A fault that nobody expected: the log names its kind and place, since its message may quote a text."""
+    logs.fault("request", error, request_id=ticket.request_id)
+    return ApiError(500, "Something went wrong in the gateway.", "internal_error")

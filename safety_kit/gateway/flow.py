@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.responses import Response
 
-from safety_kit.chat.exchange import RequestVerdict, ResponseVerdict
+from safety_kit.chat.exchange import RequestVerdict, ResponseVerdict, Verdicts
 from safety_kit.chat.restore import DeltaRestorer, restored
-from safety_kit.errors import ConversationError
+from safety_kit.errors import ConversationError, Overloaded
 from safety_kit.gateway.backends import BackendError, Chunk
+from safety_kit.gateway.checking import checked
 from safety_kit.gateway.dialects import Dialect
-from safety_kit.gateway.errors import bad_request
+from safety_kit.gateway.errors import bad_request, no_service
 from safety_kit.gateway.exchange import Exchange, blocked, failed, note_block, unreadable
 from safety_kit.gateway.gather import Gathered
 from safety_kit.gateway.journal import Journal
-from safety_kit.gateway.record import Outcome, outcome_of
+from safety_kit.gateway.record import outcome_of
 from safety_kit.gateway.reply import Reply
 from safety_kit.gateway.responses import EventStream, Source, json_response
 from safety_kit.gateway.services import Services
@@ -27,12 +29,12 @@ from safety_kit.gateway.streamed import Said, Streamed
 from safety_kit.gateway.ticket import Ticket
 from safety_kit.gateway.told import headers, told
 from safety_kit.guard import Guard
+from safety_kit.types import Stage
 from safety_kit.vault import Vault
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Json = dict[str, Any]
-
-log = logging.getLogger("safety_kit.gateway")
 
 
 class Flow:
@@ -61,7 +63,7 @@ class Flow:
             ApiError: There is no answer.
         """
         if body.get("stream"):
-            self.journal.admit()
+            await self.journal.admit()
             source = await self._open(self._exchange(dialect, body, ticket))
             return EventStream(source, headers(ticket))
         answer = await self.complete(dialect, body, ticket)
@@ -75,12 +77,20 @@ class Flow:
         """
         exchange = self._exchange(dialect, body, ticket)
         answer = await self._complete(exchange)
-        await self._finish(exchange)
+        await self.finish(ticket)
         return answer
 
-    async def _finish(self, exchange: Exchange) -> None:
-        await self.shadow(exchange)
-        await self.journal.finish(exchange.ticket, outcome_of(exchange.ticket.request, exchange.ticket.response))
+    async def finish(self, ticket: Ticket) -> None:
+        """Record what has come to its end as it should.
+
+        Raises:
+            ApiError: 503: it could not be recorded, and nothing more may be passed on.
+        """
+        await self.journal.finish(ticket, outcome_of(ticket.request, ticket.response))
+
+    async def check(self, ticket: Ticket, stage: Stage, function: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+        """See `checked`."""
+        return await checked(self._services, ticket, (stage,), function, *args, **more)
 
     async def _complete(self, exchange: Exchange) -> Json:
         dialect, ticket, backend = exchange.dialect, exchange.ticket, self._services.backend
@@ -89,13 +99,13 @@ class Flow:
             return self._refused(exchange)
         ticket.replied = response
         try:
-            checked, answer = await self._services.workers.run(_reply, exchange, response, passed)
+            verdict, answer = await self.check(ticket, Stage.OUTPUT, _reply, exchange, response, passed)
         except ConversationError as error:
             raise unreadable(error) from error
-        ticket.response = checked
-        note_block(ticket, checked)
-        if checked.blocking is not None and self.errors_out:
-            raise blocked(exchange, checked.blocking.verdict)
+        ticket.response = verdict
+        note_block(ticket, verdict)
+        if verdict.blocking is not None and self.errors_out:
+            raise blocked(exchange, verdict.blocking.verdict)
         return {**answer, **told(ticket)}
 
     async def _open(self, exchange: Exchange) -> Source:
@@ -110,12 +120,27 @@ class Flow:
                 raise
             return chunks
 
-        passed, chunks = await self._ask(exchange, begin)
-        if chunks is None:
-            answer = self._refused(exchange)
-            await self._finish(exchange)
-            return Said(answer)
-        return Streamed(self, exchange, begun_reply(exchange, passed), chunks)
+        async with AsyncExitStack() as room:
+            await self._take_room(exchange, room)
+            passed, chunks = await self._ask(exchange, begin)
+            if chunks is None:
+                answer = self._refused(exchange)
+                await self.finish(exchange.ticket)
+                return Said(answer)
+            return Streamed(self, exchange, begun_reply(exchange, passed), chunks, room.pop_all())
+
+    async def _take_room(self, exchange: Exchange, room: AsyncExitStack) -> None:
+        """A place for a reply that the guard's model has to follow, until its stream is closed.
+
+        Raises:
+            ApiError: 503: there is none.
+        """
+        streams = self._services.streams
+        if streams is not None and exchange.follow is not None and exchange.guard.checks_at(Stage.OUTPUT, "probe"):
+            try:
+                await room.enter_async_context(streams.place())
+            except Overloaded as error:
+                raise no_service(str(error), "overloaded") from error
 
     async def _ask(
         self, exchange: Exchange, start: Callable[[Mapping[str, Any]], Coroutine[Any, Any, T]]
@@ -147,8 +172,9 @@ class Flow:
     async def _check(self, exchange: Exchange) -> RequestVerdict:
         ticket = exchange.ticket
         try:
-            verdict = await self._services.workers.run(
-                exchange.dialect.check_request, exchange.guard, exchange.body, ticket.request_id, exchange.vault
+            check = exchange.dialect.check_request
+            verdict = await self.check(
+                ticket, Stage.INPUT, check, exchange.guard, exchange.body, ticket.request_id, exchange.vault
             )
         except ConversationError as error:
             raise bad_request(str(error)) from error
@@ -156,25 +182,17 @@ class Flow:
         note_block(ticket, verdict)
         return verdict
 
-    async def shadow(self, exchange: Exchange) -> None:
-        """Note what the shadow policy would have made of a request and its reply."""
-        guard = self._services.guards.shadow()
-        if guard is None or exchange.ticket.request is None:
-            return
-        try:
-            exchange.ticket.shadow = await self._services.workers.run(_judge, exchange, guard)
-        except Exception as error:
-            log.warning("the shadow policy failed with %s", type(error).__name__)
-
     @property
     def keeps_replies(self) -> bool:
         """Whether anybody asks, at the end, for a reply as it came."""
-        return self._services.keeps_texts or self._services.guards.shadow() is not None
+        return self._services.keeps_texts or self._services.shadow is not None
 
     def _exchange(self, dialect: Dialect, body: Json, ticket: Ticket) -> Exchange:
         assert ticket.guard is not None
         ticket.asked = body
-        return Exchange(dialect, body, ticket, ticket.guard, Vault())
+        exchange = Exchange(dialect, body, ticket, ticket.guard, Vault(), self._services.follow(ticket.guard))
+        ticket.judge = partial(_judge, exchange)
+        return exchange
 
     def _refused(self, exchange: Exchange) -> Json:
         """The answer to a request that was blocked."""
@@ -190,7 +208,8 @@ class Flow:
 def begun_reply(exchange: Exchange, passed: Mapping[str, Any]) -> Reply:
     """The state of a streamed reply to what was passed on."""
     restorer = DeltaRestorer(exchange.vault, exchange.dialect.text_key) if len(exchange.vault) else None
-    stream = exchange.dialect.stream(exchange.guard, passed, exchange.ticket.request_id, exchange.vault)
+    request_id, vault = exchange.ticket.request_id, exchange.vault
+    stream = exchange.dialect.stream(exchange.guard, passed, request_id, vault, exchange.follow)
     return Reply(stream, restorer, exchange.dialect.choices(exchange.body))
 
 
@@ -199,20 +218,20 @@ def _reply(
 ) -> tuple[ResponseVerdict, dict[str, Any]]:
     """The verdicts on a whole reply, and what may be shown of it, the user's own values in it again."""
     request_id, vault = exchange.ticket.request_id, exchange.vault
-    checked = exchange.dialect.check_response(exchange.guard, response, passed, request_id, vault)
+    checked = exchange.dialect.check_response(exchange.guard, response, passed, request_id, vault, exchange.follow)
     body = checked.response
     if len(vault):
         body = {**body, "choices": [restored(choice, vault) for choice in body["choices"]]}
     return checked, body
 
 
-def _judge(exchange: Exchange, guard: Guard) -> tuple[Outcome, str]:
+def _judge(exchange: Exchange, guard: Guard) -> tuple[Verdicts | None, ...]:
+    """The verdicts of another guard on a request and its reply, as they came."""
     dialect, ticket = exchange.dialect, exchange.ticket
     request = dialect.check_request(guard, exchange.body, ticket.request_id, Vault())
-    response = None
-    if request.request is not None and ticket.replied is not None:
-        response = dialect.check_response(guard, ticket.replied, request.request, ticket.request_id, Vault())
-    return outcome_of(request, response), guard.digest
+    if request.blocked or ticket.replied is None:
+        return (request,)
+    return request, dialect.check_response(guard, ticket.replied, exchange.body, ticket.request_id, Vault(), None)
 
 
 async def _drop(task: asyncio.Task[Any]) -> None:

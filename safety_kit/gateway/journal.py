@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+from concurrent.futures import Future
 from dataclasses import replace
 
+from safety_kit.gateway import logs
 from safety_kit.gateway.errors import ApiError, no_service
 from safety_kit.gateway.record import Outcome, Record
 from safety_kit.gateway.services import Services
 from safety_kit.gateway.ticket import Ticket
-
-log = logging.getLogger("safety_kit.gateway")
 
 
 class Journal:
@@ -25,18 +24,19 @@ class Journal:
         """
         self._services = services
         self._required = required
-        self._failing = False  # the audit log's last line could not be written
 
-    def admit(self) -> None:
-        """Refuse a stream while the audit log fails: its record comes only when most of it is read.
-
-        The refusal is recorded too; once that succeeds, streams are let in again.
+    async def admit(self) -> None:
+        """Refuse a stream while the audit log cannot be written: its record comes only when most of it is read.
 
         Raises:
             ApiError: 503.
         """
-        if self._required and self._failing:
-            raise _unavailable()
+        if self._required and self._services.audit is not None:
+            try:
+                await self._services.workers.run(self._services.audit.check)
+            except Exception as error:
+                self._lost(error)
+                raise _unavailable() from error
 
     async def finish(self, ticket: Ticket, outcome: Outcome) -> None:
         """Write what a request came to; only the first time counts.
@@ -48,17 +48,20 @@ class Journal:
             return
         ticket.done = True
         services = self._services
+        if services.shadow is not None and ticket.judge is not None:
+            self._watch(outcome, services.shadow.compare(ticket.route, outcome, ticket.judge, ticket.size))
         record = ticket.record(outcome, texts=services.keeps_texts)
         refusal = await self._audit(record)
         if refusal is not None:
             record = replace(record, status=refusal.status, outcome="error", code=refusal.code)
+        logs.request(record)
         if services.metrics is not None:
             services.metrics.observe(record)
         for recorder in services.recorders:
             try:
                 await services.workers.run(recorder.write, record)
             except Exception as error:
-                log.warning("%s failed with %s", type(recorder).__name__, type(error).__name__)
+                logs.fault(type(recorder).__name__, error, request_id=record.request_id)
         if refusal is not None:
             raise refusal
 
@@ -68,11 +71,26 @@ class Journal:
         try:
             await self._services.workers.run(self._services.audit.write, record)
         except Exception as error:
-            self._failing = True
-            log.error("the audit log failed with %s", type(error).__name__)
+            self._lost(error)
             return _unavailable() if self._required else None
-        self._failing = False
         return None
+
+    def _lost(self, error: Exception) -> None:
+        logs.fault("audit", error)
+        if self._services.metrics is not None:
+            self._services.metrics.audit_failed()
+
+    def _watch(self, enforced: Outcome, judged: Future[tuple[Outcome, str]] | None) -> None:
+        """Count both outcomes once the shadow policy's is there."""
+        metrics = self._services.metrics
+        if judged is None or metrics is None:
+            return
+
+        def count(judged: Future[tuple[Outcome, str]]) -> None:
+            if not judged.cancelled() and judged.exception() is None:
+                metrics.shadowed(enforced, judged.result()[0])
+
+        judged.add_done_callback(count)
 
 
 def _unavailable() -> ApiError:

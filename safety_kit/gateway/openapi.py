@@ -39,10 +39,11 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def described(fields: type[Open], answer: str = "The answer") -> dict[str, Any]:
-    """Arguments for a route that reads its body itself."""
+def described(fields: type[Open], *, streams: bool = False) -> dict[str, Any]:
+    """Arguments for a route that reads its body itself, and may answer with an event stream."""
     schema = fields.model_json_schema()
+    kinds = ["application/json", *(["text/event-stream"] if streams else [])]
     return {
-        "responses": {200: {"description": answer}, **ERRORS},
+        "responses": {200: {"description": "The answer", "content": {kind: {} for kind in kinds}}, **ERRORS},
         "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
     }

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from safety_kit.gateway.errors import ApiError
+from safety_kit.gateway.errors import ApiError, error_response
 
 T = TypeVar("T")
 
@@ -21,8 +21,11 @@ def json_response(body: Any, headers: Mapping[str, str], status: int = 200) -> R
     return Response(json.dumps(body).encode(), status, headers, "application/json")
 
 
-def error_response(error: ApiError, headers: Mapping[str, str]) -> Response:
-    return json_response(error.body, {**headers, **error.headers}, error.status)
+def answer_of(error: ApiError, headers: Mapping[str, str]) -> Response:
+    """An error as an answer, with headers of the request beside its own."""
+    response = error_response(error.status, error.message, error.code, param=error.param, retry_after=error.retry_after)
+    response.headers.update(headers)
+    return response
 
 
 async def left(receive: Receive) -> None:

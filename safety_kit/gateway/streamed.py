@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from safety_kit.chat.events import DONE, event
 from safety_kit.errors import ConversationError
 from safety_kit.gateway.backends import BackendError, Chunk
 from safety_kit.gateway.errors import ApiError
-from safety_kit.gateway.exchange import Exchange, blocked, failed, note_block, outcome_of_error, unreadable
+from safety_kit.gateway.exchange import Exchange, blocked, failed, internal, note_block, outcome_of_error, unreadable
 from safety_kit.gateway.gather import Gathered
-from safety_kit.gateway.record import Outcome, outcome_of
+from safety_kit.gateway.record import Outcome
 from safety_kit.gateway.reply import Reply
 from safety_kit.gateway.told import told
+from safety_kit.types import Stage
 
 if TYPE_CHECKING:
     from safety_kit.gateway.flow import Flow
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 class Streamed:
     """The events of one answer. `close` must be called in the end, however it was left."""
 
-    def __init__(self, flow: Flow, exchange: Exchange, reply: Reply, chunks: Gathered[Chunk]) -> None:
+    def __init__(
+        self, flow: Flow, exchange: Exchange, reply: Reply, chunks: Gathered[Chunk], room: AsyncExitStack
+    ) -> None:
         """Begin.
 
         Args:
@@ -31,12 +34,14 @@ class Streamed:
             exchange: The request.
             reply: The state of its reply.
             chunks: The backend's; the first is there.
+            room: What it takes up, given back at its end.
         """
         self._flow = flow
         self._exchange = exchange
         self._ticket = exchange.ticket
         self._reply = reply
         self._chunks = chunks
+        self._room = room
         self._came: dict[int, list[str]] = {}  # the reply as it came, by choice, where anybody asks for it
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -47,7 +52,8 @@ class Streamed:
                     if self._ticket.first_byte is None:
                         self._ticket.first_byte = self._ticket.seconds
                     yield events
-        except ApiError as error:
+        except Exception as fault:
+            error = fault if isinstance(fault, ApiError) else internal(self._ticket, fault)
             self._ticket.code = self._ticket.code or error.code
             await self._record(outcome_of_error(error, self._ticket))
             yield event(error.body)
@@ -55,20 +61,21 @@ class Streamed:
     async def close(self) -> None:
         """Stop what still generates; a record that was not written yet says that the client has gone."""
         await self._chunks.close()
+        await self._room.aclose()
         await self._record("cancelled")
 
     async def _answer(self) -> AsyncIterator[bytes]:
-        reply, run = self._reply, self._flow.workers.run
+        reply, flow = self._reply, self._flow
         try:
             async for chunks in self._chunks:
-                events = await run(_fed, reply, chunks)
+                events = await flow.workers.run(_fed, reply, chunks)
                 self._keep(chunks)
                 self._note_block()
                 yield events
                 if reply.done:
                     break
             await self._chunks.close()
-            events = await run(_closed, reply)
+            events = await flow.check(self._ticket, Stage.OUTPUT, _closed, reply)
         except BackendError as error:
             raise failed(error) from error
         except ConversationError as error:
@@ -76,8 +83,7 @@ class Streamed:
         self._note_block()
         yield events
         self._note()
-        await self._flow.shadow(self._exchange)
-        await self._flow.journal.finish(self._ticket, outcome_of(self._ticket.request, self._ticket.response))
+        await flow.finish(self._ticket)
         yield event(reply.last(told(self._ticket))) + event(DONE)
 
     def _note_block(self) -> None:

@@ -11,11 +11,11 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from safety_kit.chat.exchange import Verdicts
-from safety_kit.gateway.errors import bad_request
 from safety_kit.gateway.record import Outcome, Record
-from safety_kit.guard import Guard
+from safety_kit.gateway.services import Judge
+from safety_kit.guard import Guard, new_request_id
 
-REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=/+-]{0,127}")
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Request ids that are taken from a caller: they stand in headers, logs and files."""
 
 _NO_MODEL: Final = re.compile(r"[^A-Za-z0-9_./:@+-]")
@@ -39,7 +39,8 @@ class Ticket:
         response: The verdicts on its reply.
         first_byte: Seconds to the first byte of its reply.
         held: The most characters that its stream held back.
-        shadow: What the shadow policy would have made of it, and that policy's digest.
+        judge: Holds it against any guard, for the shadow policy.
+        size: Bytes of its body.
         asked: Its body as it came.
         replied: The reply before any check, as far as it is known.
         done: Its record is written.
@@ -58,25 +59,29 @@ class Ticket:
     response: Verdicts | None = field(default=None, repr=False)
     first_byte: float | None = None
     held: int | None = None
-    shadow: tuple[Outcome, str] | None = None
+    judge: Judge | None = field(default=None, repr=False)
+    size: int = 0
     asked: Mapping[str, Any] | None = field(default=None, repr=False)
     replied: Mapping[str, Any] | None = field(default=None, repr=False)
     done: bool = False
     at: float = field(default_factory=time.time)
     begun: float = field(default_factory=time.perf_counter)
 
-    def name(self, request: Request) -> None:
-        """Take over the id that the caller gave.
+    @classmethod
+    def of(cls, request: Request, route: str) -> Ticket:
+        """The ticket of a request that has come.
 
-        Raises:
-            ApiError: It is none that can stand in headers and files.
+        Its id is that which it was given on its way in, or the caller's own where that can stand in headers and
+        files, or a new one.
         """
-        given = request.headers.get("x-request-id")
-        if given is None:
-            return
-        if not REQUEST_ID.fullmatch(given):
-            raise bad_request("x-request-id must be 1 to 128 letters, digits and . _ : = / + -", param="x-request-id")
-        self.request_id = given
+        given = request.scope.get("state", {}).get("request_id") or request.headers.get("x-request-id", "")
+        return cls(given if REQUEST_ID.fullmatch(given) else new_request_id(), route)
+
+    @property
+    def guard_(self) -> Guard:
+        """The guard, once it has one."""
+        assert self.guard is not None
+        return self.guard
 
     def call_it(self, model: Any) -> None:
         """Note the model's name, cut to one."""
@@ -103,6 +108,5 @@ class Ticket:
             response=self.response,
             first_byte=self.first_byte,
             held=self.held,
-            shadow=self.shadow,
             texts={"request": self.asked, "response": self.replied} if texts and self.asked is not None else None,
         )

@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from safety_kit.errors import PolicyError
 from safety_kit.gateway.app import create_app
 from safety_kit.gateway.backends.upstream import UpstreamBackend
-from safety_kit.gateway.build import OneGuard
+from safety_kit.gateway.intake import in_front
 from safety_kit.gateway.record import Record
 from safety_kit.gateway.services import Services
 from safety_kit.gateway.settings import Settings, Upstream
@@ -63,8 +64,6 @@ class FakeUpstream:
     answer: Answer | None = None
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    closed: threading.Event = field(default_factory=threading.Event)
-    """A stream was closed before its end."""
 
     @property
     def app(self) -> Starlette:
@@ -111,7 +110,7 @@ class FakeUpstream:
         return await self.answer(body, request)
 
     async def _models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": "tiny", "object": "model", "owned_by": "test"}]})
+        return JSONResponse({"object": "list", "data": [{"id": "tiny", "owned_by": "two words"}, {"id": "a b"}]})
 
 
 def pieces(text: str, size: int = 3) -> list[str]:
@@ -124,14 +123,32 @@ class Memory:
 
     records: list[Record] = field(default_factory=list)
     fails: bool = False
+    written: threading.Event = field(default_factory=threading.Event)
 
     def write(self, record: Record) -> None:
         if self.fails:
             raise OSError(28, "No space left on device")
         self.records.append(record)
+        self.written.set()
+
+    def check(self) -> None:
+        if self.fails:
+            raise OSError(28, "No space left on device")
 
     def close(self) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class OneGuard:
+    """One policy for all."""
+
+    one: Guard
+
+    def guard(self, policy: str | None = None) -> Guard:
+        if policy is not None and policy != self.one.policy.name:
+            raise PolicyError(f"There is no policy {policy!r}.")
+        return self.one
 
 
 def services(upstream: str, guard: Guard | None = None, *, settings: Upstream | None = None, **more: Any) -> Services:
@@ -142,5 +159,6 @@ def services(upstream: str, guard: Guard | None = None, *, settings: Upstream | 
 @contextmanager
 def gateway(made: Services, settings: Settings | None = None) -> Iterator[str]:
     """A gateway of these parts, served."""
-    with served(create_app(settings or Settings(), made), lifespan="on") as address:
+    told = settings or Settings()
+    with served(in_front(create_app(told, made), told), lifespan="on") as address:
         yield address

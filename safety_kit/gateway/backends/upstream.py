@@ -12,11 +12,13 @@ import os
 import random
 import re
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import httpx
 
 from safety_kit.chat.events import DONE, EventReader
+from safety_kit.chat.places import is_identifier
 from safety_kit.errors import ConversationError, UserError
 from safety_kit.gateway.backends import BackendError, Call, Chunk
 from safety_kit.gateway.settings import Upstream
@@ -25,6 +27,9 @@ MAX_BODY: Final = 64_000_000
 """Bytes of a whole reply, and of a whole stream."""
 
 MAX_ERROR: Final = 65_536
+DRAIN: Final = 0.2
+"""Seconds that a stream has to end after its last event."""
+
 MAX_WAIT: Final = 10.0
 """Seconds that a retry waits at most, whatever Retry-After says; what asks for more is passed on at once."""
 
@@ -32,6 +37,7 @@ _RETRIED: Final = frozenset({429, 502, 503, 504})
 _PASSED: Final = frozenset({400, 404, 409, 413, 415, 422, 429})
 """Statuses that are the caller's to mend; others are the gateway's or the upstream's."""
 
+_MODEL: Final = re.compile(r"[A-Za-z0-9_./:@+-]{1,256}")
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _UNSENT: Final = (
     httpx.ConnectError,
@@ -79,12 +85,21 @@ class UpstreamBackend:
         )
 
     async def models(self) -> list[dict[str, Any]]:
-        """The upstream's own list."""
+        """The upstream's own list, without what it says beside: nothing has checked that."""
         body = await self._json("GET", "models", None, Call("models"))
         found = body.get("data")
         if not isinstance(found, list) or not all(isinstance(model, dict) for model in found):
             raise _garbage("It gave no list of models.")
-        return found
+        return [
+            {
+                "id": model["id"],
+                "object": "model",
+                "created": model["created"] if isinstance(model.get("created"), int) else 0,
+                "owned_by": owner if isinstance(owner := model.get("owned_by"), str) and is_identifier(owner) else "",
+            }
+            for model in found
+            if isinstance(model.get("id"), str) and _MODEL.fullmatch(model["id"])
+        ]
 
     async def chat(self, request: Mapping[str, Any], call: Call) -> dict[str, Any]:
         return await self._json("POST", "chat/completions", request, call)
@@ -135,12 +150,14 @@ class UpstreamBackend:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise _garbage("It was asked for a stream and gave none.")
             events, size = EventReader(), 0
-            async for piece in response.aiter_raw():
+            pieces = response.aiter_bytes()
+            async for piece in pieces:
                 size += len(piece)
                 if size > MAX_BODY:
                     raise _garbage(f"Its stream has more than {MAX_BODY} bytes.")
                 for data in events.feed(piece):
                     if data == DONE:
+                        await _drain(pieces)
                         return
                     yield _chunk(data)
             raise _cut()
@@ -222,7 +239,7 @@ def _key(settings: Upstream) -> str | None:
 
 def _chunk(data: bytes) -> Chunk:
     try:
-        body = json.loads(data)
+        body = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise _garbage("Its stream holds what is no JSON.") from error
     if not isinstance(body, dict):
@@ -232,9 +249,17 @@ def _chunk(data: bytes) -> Chunk:
     return Chunk(body)
 
 
+async def _drain(pieces: AsyncIterator[bytes]) -> None:
+    """Read to the end of what has said that it is at its end, so that the connection can be used again."""
+    with suppress(TimeoutError, httpx.HTTPError):
+        async with asyncio.timeout(DRAIN):
+            async for _ in pieces:
+                return  # more after the end: let the connection go
+
+
 async def _read(response: httpx.Response, limit: int) -> bytes:
     pieces, size = [], 0
-    async for piece in response.aiter_raw():
+    async for piece in response.aiter_bytes():
         size += len(piece)
         if size > limit:
             raise _garbage(f"Its answer has more than {limit} bytes.")

@@ -25,12 +25,12 @@ def router(endpoint: Endpoint, flow: Flow) -> APIRouter:
 
         return await endpoint.serve(request, request.url.path, fields, work)
 
-    @made.post("/v1/chat/completions", **described(ChatRequest))
+    @made.post("/v1/chat/completions", **described(ChatRequest, streams=True))
     async def chat_completions(request: Request) -> Response:
         """A chat completion, guarded: streamed where `stream` is true."""
         return await serve(request, CHAT, ChatRequest)
 
-    @made.post("/v1/completions", **described(CompletionRequest))
+    @made.post("/v1/completions", **described(CompletionRequest, streams=True))
     async def completions(request: Request) -> Response:
         """A text completion, guarded: each prompt as a chat of one message."""
         return await serve(request, TEXT, CompletionRequest)
