@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from safety_kit import __version__
 from safety_kit.gateway.endpoint import Endpoint
@@ -20,6 +21,7 @@ from safety_kit.gateway.routes import vertex as predictions
 from safety_kit.gateway.routes.health import State
 from safety_kit.gateway.services import Services
 from safety_kit.gateway.settings import Settings
+from safety_kit.gateway.ticket import Ticket
 
 
 def create_app(settings: Settings, services: Services) -> FastAPI:
@@ -48,15 +50,28 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     flow = Flow(settings, services, journal)
     vertex = settings.vertex
     app.state.gateway = State()
-    app.include_router(completions.router(endpoint, flow))
-    app.include_router(moderations.router(endpoint))
-    app.include_router(models.router(endpoint, services))
-    app.include_router(guard.router(endpoint))
-    app.include_router(predictions.router(endpoint, flow, vertex.predict))
-    app.include_router(health.router(services, app.state.gateway, vertex.health))
+    routers = (
+        completions.router(endpoint, flow),
+        moderations.router(endpoint),
+        models.router(endpoint, services),
+        guard.router(endpoint),
+        predictions.router(endpoint, flow, vertex.predict),
+        health.router(services, journal, app.state.gateway, vertex.health),
+    )
+    for router in routers:
+        app.include_router(router)
     app.add_exception_handler(HTTPException, _http_error)
+    routes = frozenset(route.path for router in routers for route in router.routes if isinstance(route, Route))
     if services.metrics is not None:
-        services.metrics.know(routes=[route.path for route in app.routes if isinstance(route, Route)])
+        services.metrics.know(routes=routes)
+
+    def turned_away(scope: Scope, status: int, code: str) -> None:
+        route = scope["path"] if scope["path"] in routes else "other"  # a path may hold anything
+        ticket = Ticket.of(Request(scope), route)
+        ticket.status, ticket.code = status, code
+        journal.turned_away(ticket)
+
+    app.state.turned_away = turned_away
     return app
 
 

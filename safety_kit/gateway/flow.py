@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,6 +17,7 @@ from safety_kit.errors import ConversationError, Overloaded
 from safety_kit.gateway.backends import BackendError, Chunk
 from safety_kit.gateway.checking import checked
 from safety_kit.gateway.dialects import Dialect
+from safety_kit.gateway.drained import drained
 from safety_kit.gateway.errors import bad_request, no_service
 from safety_kit.gateway.exchange import Exchange, blocked, failed, note_block, unreadable
 from safety_kit.gateway.gather import Gathered
@@ -94,6 +96,8 @@ class Flow:
 
     async def _complete(self, exchange: Exchange) -> Json:
         dialect, ticket, backend = exchange.dialect, exchange.ticket, self._services.backend
+        if backend.brings_activations:
+            return await self._drain(exchange)
         passed, response = await self._ask(exchange, lambda request: dialect.call(backend, request, exchange.call))
         if response is None:
             return self._refused(exchange)
@@ -108,8 +112,20 @@ class Flow:
             raise blocked(exchange, verdict.blocking.verdict)
         return {**answer, **told(ticket)}
 
-    async def _open(self, exchange: Exchange) -> Source:
-        """The stream of an answer; its first chunk, or the block, is there."""
+    async def _drain(self, exchange: Exchange) -> Json:
+        """The whole answer of a backend whose streams bring activations."""
+        asked = {**exchange.body, "stream": True, "stream_options": {"include_usage": True}}
+        passed, chunks = await self._begin(replace(exchange, body=asked))
+        if chunks is None:
+            return self._refused(exchange)
+        answer = await drained(self, exchange, begun_reply(exchange, passed), chunks)
+        blocking = exchange.ticket.response.blocking if exchange.ticket.response is not None else None
+        if blocking is not None and self.errors_out:
+            raise blocked(exchange, blocking.verdict)
+        return {**answer, **told(exchange.ticket)}
+
+    async def _begin(self, exchange: Exchange) -> tuple[Mapping[str, Any], Gathered[Chunk] | None]:
+        """Check a request and open its stream: the request that was passed on, and the stream with its first chunk."""
 
         async def begin(request: Mapping[str, Any]) -> Gathered[Chunk]:
             chunks = Gathered(exchange.dialect.open(self._services.backend, request, exchange.call))
@@ -120,9 +136,13 @@ class Flow:
                 raise
             return chunks
 
+        return await self._ask(exchange, begin)
+
+    async def _open(self, exchange: Exchange) -> Source:
+        """The stream of an answer; its first chunk, or the block, is there."""
         async with AsyncExitStack() as room:
             await self._take_room(exchange, room)
-            passed, chunks = await self._ask(exchange, begin)
+            passed, chunks = await self._begin(exchange)
             if chunks is None:
                 answer = self._refused(exchange)
                 await self.finish(exchange.ticket)

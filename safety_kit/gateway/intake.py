@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from safety_kit.gateway.errors import error_response
+from safety_kit.gateway.hosts import names_us
 from safety_kit.gateway.json_body import BodyError, parse_json
 from safety_kit.guard import new_request_id
 
@@ -31,7 +33,8 @@ _HEADERS: Final = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_OURS: Final = frozenset({b"server", b"x-request-id"})
+TurnedAway: TypeAlias = "Callable[[Scope, int, str], None]"
+"""Told of each request that got no further: its scope, and the status and the code that it was answered with."""
 
 
 class Refused(Exception):
@@ -54,9 +57,11 @@ class Intake:
     memory. A fault of the application ends here: it is logged by its type and place and answered with 500.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, turned_away: TurnedAway = lambda *_: None) -> None:
         self._app = app
+        self._settings = settings
         self._limits = settings.limits
+        self._turned_away = turned_away
         self._open = _ALWAYS_OPEN | {settings.vertex.health}
         self._running = 0
 
@@ -72,9 +77,13 @@ class Intake:
         answer = _Answer(send, _request_id(scope))
         scope.setdefault("state", {})["request_id"] = answer.request_id
         counted = scope["path"] not in self._open
+        if not names_us(scope["headers"], self._settings):
+            stranger = Refused(403, "This host is not served here; name it in the setting hosts.", "unknown_host")
+            await self._refuse(stranger, scope, receive, answer)
+            return
         if counted and self._running >= self._limits.concurrent:
-            busy = error_response(503, "The gateway is busy; try again later.", "overloaded", retry_after=1)
-            await busy(scope, receive, answer)
+            busy = Refused(503, "The gateway is busy; try again later.", "overloaded", retry_after=1)
+            await self._refuse(busy, scope, receive, answer)
             return
         self._running += counted
         try:
@@ -89,8 +98,7 @@ class Intake:
             body = await self._body(scope, receive)
             await self._app(scope, _Whole(body, receive), answer)
         except Refused as error:
-            refusal = error_response(error.status, error.message, error.code, retry_after=error.retry_after)
-            await refusal(scope, receive, answer)
+            await self._refuse(error, scope, receive, answer)
         except _Gone:
             return
         except Exception as error:
@@ -98,6 +106,11 @@ class Intake:
             if not answer.started:
                 broken = error_response(500, "The gateway failed; its log says where.", "internal_error")
                 await broken(scope, receive, answer)
+
+    async def _refuse(self, why: Refused, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        self._turned_away(scope, why.status, why.code)
+        refusal = error_response(why.status, why.message, why.code, retry_after=why.retry_after)
+        await refusal(scope, receive, answer)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, read within its limits.
@@ -180,9 +193,9 @@ def _request_id(scope: Scope) -> str:
     return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
-def in_front(app: ASGIApp, settings: Settings) -> ASGIApp:
+def in_front(app: ASGIApp, settings: Settings, turned_away: TurnedAway = lambda *_: None) -> ASGIApp:
     """The application behind `Intake`, and behind the rules for other origins' web pages where some are let in."""
-    guarded: Any = Intake(app, settings)
+    guarded: Any = Intake(app, settings, turned_away)
     if not settings.cors_origins:
         return guarded  # type: ignore[no-any-return]
     from starlette.middleware.cors import CORSMiddleware

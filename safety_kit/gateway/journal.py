@@ -31,12 +31,23 @@ class Journal:
         Raises:
             ApiError: 503.
         """
-        if self._required and self._services.audit is not None:
-            try:
-                await self._services.workers.run(self._services.audit.check)
-            except Exception as error:
-                self._lost(error)
-                raise _unavailable() from error
+        try:
+            await self._check()
+        except Exception as error:
+            self._lost(error)
+            raise _unavailable() from error
+
+    async def ready(self) -> bool:
+        """Whether the audit log could be written now, where it must be."""
+        try:
+            await self._check()
+        except Exception:
+            return False
+        return True
+
+    def turned_away(self, ticket: Ticket) -> None:
+        """Note what was refused at the door: counted and logged, no more, so that a flood of it costs no disk."""
+        self._tell(ticket.record("refused", texts=False))
 
     async def finish(self, ticket: Ticket, outcome: Outcome) -> None:
         """Write what a request came to; only the first time counts.
@@ -54,9 +65,7 @@ class Journal:
         refusal = await self._audit(record)
         if refusal is not None:
             record = replace(record, status=refusal.status, outcome="error", code=refusal.code)
-        logs.request(record)
-        if services.metrics is not None:
-            services.metrics.observe(record)
+        self._tell(record)
         for recorder in services.recorders:
             try:
                 await services.workers.run(recorder.write, record)
@@ -64,6 +73,15 @@ class Journal:
                 logs.fault(type(recorder).__name__, error, request_id=record.request_id)
         if refusal is not None:
             raise refusal
+
+    async def _check(self) -> None:
+        if self._required and self._services.audit is not None:
+            await self._services.workers.run(self._services.audit.check)
+
+    def _tell(self, record: Record) -> None:
+        logs.request(record)
+        if self._services.metrics is not None:
+            self._services.metrics.observe(record)
 
     async def _audit(self, record: Record) -> ApiError | None:
         if self._services.audit is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -29,10 +30,12 @@ class Server(uvicorn.Server):
             settings: Where to listen, and how long running requests get when it is told to stop.
             listening: Called with the address, once there is one.
         """
-        config = uvicorn.Config(in_front(app, settings), log_level="warning", **server_options(settings))
+        doors = in_front(app, settings, app.state.turned_away)
+        config = uvicorn.Config(doors, log_level="warning", **server_options(settings))
         super().__init__(config)
         self._gateway = app
         self._listening = listening
+        self._interrupted = False
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         before = sys.getswitchinterval()
@@ -41,6 +44,8 @@ class Server(uvicorn.Server):
             super().run(sockets)
         finally:
             sys.setswitchinterval(before)
+        if self._interrupted:  # uvicorn raises the signal again, which its loop now and then swallows
+            raise KeyboardInterrupt
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -51,4 +56,5 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._gateway.state.gateway.draining = True
+        self._interrupted |= sig == signal.SIGINT
         super().handle_exit(sig, frame)

@@ -61,6 +61,7 @@ Rate = Annotated[
 Variable = Annotated[str, like(r"[A-Za-z_]\w*", "name an environment variable, such as UPSTREAM_KEY")]
 Url = Annotated[str, like(r"https?://[^\s?#]+", "use a URL such as http://127.0.0.1:4318")]
 Route = Annotated[str, like(r"/[A-Za-z0-9._/:-]*", "use a path such as /health")]
+Host = Annotated[str, like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "name a host without a port, such as gateway.example.com")]
 Origin = Annotated[
     str,
     like(
@@ -221,6 +222,8 @@ class Settings(Section):
         upstream: Who generates instead.
         keys: File of API keys (hashed); None: none is asked for.
         allow_anonymous: Listen beyond loopback without keys.
+        hosts: More names that a gateway on loopback without keys may be called by; 127.0.0.1, localhost and [::1] are
+            known. A request that names another gets 403: it may come from a web page.
         proxies: Addresses or networks of balancers whose ``X-Forwarded-For`` is believed; none by default.
         cors_origins: Origins whose web pages may call; none by default.
         blocked: A blocked reply is a ``completion`` with the policy's message, or an ``error`` (400).
@@ -238,6 +241,7 @@ class Settings(Section):
     upstream: Upstream | None = None
     keys: Path | None = None
     allow_anonymous: bool = False
+    hosts: tuple[Host, ...] = ()
     proxies: tuple[Network, ...] = ()
     cors_origins: tuple[Origin, ...] = ()
     blocked: Literal["completion", "error"] = "completion"

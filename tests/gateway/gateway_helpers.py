@@ -160,5 +160,6 @@ def services(upstream: str, guard: Guard | None = None, *, settings: Upstream | 
 def gateway(made: Services, settings: Settings | None = None) -> Iterator[str]:
     """A gateway of these parts, served."""
     told = settings or Settings()
-    with served(in_front(create_app(told, made), told), lifespan="on") as address:
+    app = create_app(told, made)
+    with served(in_front(app, told, app.state.turned_away), lifespan="on") as address:
         yield address

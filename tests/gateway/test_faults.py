@@ -289,7 +289,10 @@ def test_without_its_audit_line_nothing_is_passed_on(
         reply = post(address, stream=stream)
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "audit_unavailable")
         assert "fine" not in reply.text
+        ready = httpx.get(f"{address}/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (503, "waiting for the audit log")
         memory.fails = False
+        assert httpx.get(f"{address}/readyz").status_code == 200
         assert post(address, stream=stream).status_code == 200
     with gateway(services(upstream, audit=memory), Settings(audit=Audit(required=False))) as address:
         memory.fails = True

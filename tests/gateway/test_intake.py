@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,16 +11,24 @@ from typing import Any
 
 import httpx
 import pytest
+from gateway_helpers import OneGuard
 from hypothesis import given
 from hypothesis import strategies as st
+from integration_helpers import make_guard
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from safety_kit.gateway import logs
+from safety_kit.gateway.app import create_app
+from safety_kit.gateway.backends.upstream import UpstreamBackend
 from safety_kit.gateway.errors import error_body, error_response
 from safety_kit.gateway.intake import Intake, in_front
-from safety_kit.gateway.settings import Settings
+from safety_kit.gateway.metrics import Metrics
+from safety_kit.gateway.services import Services
+from safety_kit.gateway.settings import Settings, Upstream
+from safety_kit.gateway.workers import Workers
 
 JSON = {"content-type": "application/json"}
 ANY = st.text(st.characters(exclude_categories=[]))
@@ -60,7 +69,7 @@ def run(test: Callable[[App, httpx.AsyncClient], Awaitable[None]], **overrides: 
     async def main() -> None:
         app = App()
         doors = in_front(app.asgi, Settings.load(None, overrides, {}))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(doors), base_url="http://gateway.test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(doors), base_url="http://localhost") as client:
             await test(app, client)
 
     asyncio.run(main())
@@ -202,7 +211,7 @@ def test_a_fault_before_any_answer_is_in_openai_s_format() -> None:
 
     async def main() -> None:
         doors = Intake(broken, Settings())
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(doors), base_url="http://gateway.test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(doors), base_url="http://localhost") as client:
             assert code(await client.get("/echo")) == (500, "internal_error")
         assert doors.running == 0
 
@@ -238,3 +247,59 @@ def test_an_error_response_has_whole_seconds(status: int, message: str, retry_af
     told = reply.headers.get("retry-after")
     assert (told is None) == (retry_after is None)
     assert told is None or (told.isdigit() and int(told) >= max(1, retry_after or 0))
+
+
+# --- by which name it is called
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "status"),
+    [
+        ("127.0.0.1:8080", {}, 200),
+        ("LOCALHOST", {}, 200),
+        ("[::1]:8080", {}, 200),
+        ("evil.example", {}, 403),
+        ("evil.example:8080", {}, 403),
+        ("127.0.0.1.evil.example", {}, 403),
+        ("localhost@evil.example", {}, 403),
+        ("localhost:80:80", {}, 403),
+        ("", {}, 403),
+        ("gateway.example:8080", {"hosts": ["Gateway.example"]}, 200),
+        ("evil.example", {"hosts": ["gateway.example"]}, 403),
+        ("127.0.0.7:1", {"host": "127.0.0.7"}, 200),
+        ("any.example", {"keys": "keys.yaml"}, 200),
+        ("any.example", {"host": "0.0.0.0", "allow_anonymous": True}, 200),
+    ],
+)
+def test_a_web_page_that_gives_loopback_a_name_of_its_own_stays_out(host: str, more: Any, status: int) -> None:
+    async def test(_: App, client: httpx.AsyncClient) -> None:
+        for path in ("/echo", "/healthz"):
+            reply = await client.get(path, headers={"host": host})
+            assert reply.status_code == status
+            assert status == 200 or code(reply) == (403, "unknown_host")
+
+    run(test, **more)
+
+
+def test_what_is_refused_at_the_door_is_told() -> None:
+    """Counted and logged, with a path only where it is one of the gateway's own: any other may hold a text."""
+    metrics, lines = Metrics(), io.StringIO()
+    told = Settings.load(None, {"limits.body": 10}, {})
+    backend = UpstreamBackend(Upstream(url="http://127.0.0.1:9/v1"))
+    app = create_app(told, Services(OneGuard(make_guard()), backend, Workers(1), metrics=metrics))
+    doors = in_front(app, told, app.state.turned_away)
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(doors), base_url="http://localhost") as client:
+            assert (await client.post("/v1/chat/completions", content=b"x" * 11, headers=JSON)).status_code == 413
+            assert (await client.post("/v1/canary", content=b"x", headers={"x-request-id": "me"})).status_code == 415
+
+    logs.configure(to=lines)
+    asyncio.run(main())
+    large, odd = map(json.loads, lines.getvalue().splitlines())
+    assert (large["route"], large["status"], large["outcome"]) == ("/v1/chat/completions", 413, "refused")
+    assert (odd["route"], odd["code"], odd["request_id"]) == ("other", "unsupported_media_type", "me")
+    assert "canary" not in lines.getvalue()
+    page = metrics.render()[0].decode()
+    counted = 'safety_kit_requests_total{outcome="refused",route="/v1/chat/completions",status="413"} 1.0'
+    assert counted in page

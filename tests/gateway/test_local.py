@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
+from gateway_helpers import OneGuard
 from model_helpers import BLOCKS, tiny_guard
 from test_gemma_forward import close
 from test_gemma_load import one_thread as one_thread
@@ -18,9 +21,13 @@ from test_gemma_load import tiny
 
 from safety_kit.chat.response_stream import ResponseStream
 from safety_kit.gateway import generation
+from safety_kit.gateway.app import create_app
 from safety_kit.gateway.backends import BackendError, Call, Chunk
 from safety_kit.gateway.backends.local import LocalBackend
 from safety_kit.gateway.batching import ModelQueue
+from safety_kit.gateway.services import Services
+from safety_kit.gateway.settings import Settings
+from safety_kit.gateway.workers import Workers
 from safety_kit.gemma import Capture, Gemma, Sampling, Step
 from safety_kit.generate import GuardedGemma
 from safety_kit.types import Action, Message
@@ -155,6 +162,58 @@ def test_its_chunks_feed_the_output_probes(queue: ModelQueue, tmp_path: Path, th
     assert text == expected.reply
     assert flow.verdicts.action is action
     assert action is Action.BLOCK or released > 5  # text went out as it came
+
+
+@pytest.mark.parametrize(("threshold", "finish"), [(0.99, "length"), (0.6, "content_filter")])
+@pytest.mark.parametrize(
+    ("path", "asked"), [("chat/completions", asking(temperature=1)), ("completions", {"prompt": "the cat", "temperature": 1})]
+)
+def test_who_waits_gets_what_one_who_reads_along_reads(
+    queue: ModelQueue, tmp_path: Path, path: str, asked: dict[str, Any], threshold: float, finish: str
+) -> None:
+    """Through the gateway, with its probes: the same text, the same end, whether the reply is blocked or not."""
+    guard = tiny_guard(tmp_path / "hate", queue, threshold, stages="[output]")
+    parts = Services(OneGuard(guard), LocalBackend(queue, guard.capture), Workers(4))
+    body = {**asked, "max_tokens": 40, "seed": 5, "n": 2}
+
+    async def scene() -> tuple[Any, list[Any]]:
+        transport = httpx.ASGITransport(create_app(Settings(), parts))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            whole = await client.post(f"/v1/{path}", json={**body, "model": queue.name.rpartition("/")[2]})
+            streamed = await client.post(f"/v1/{path}", json={**body, "stream": True})
+        events = [line.removeprefix("data: ") for line in streamed.text.split("\n") if line.startswith("data: {")]
+        return whole.json(), list(map(json.loads, events))
+
+    whole, events = run(scene)
+    texts, ends = ["", ""], ["", ""]
+    for choice in (choice for event in events for choice in event["choices"]):
+        texts[choice["index"]] += choice.get("text") or choice.get("delta", {}).get("content") or ""
+        ends[choice["index"]] += choice["finish_reason"] or ""
+    assert [choice.get("text") or choice["message"]["content"] for choice in whole["choices"]] == texts
+    assert [choice["finish_reason"] for choice in whole["choices"]] == ends
+    assert finish in ends
+    if finish == "content_filter" and "messages" in asked:
+        late, at_once = texts  # one choice was blocked on its way: what was cleared before stands in both answers
+        assert late.endswith(f"\n\n{at_once}")
+    assert whole["safety"]["action"] == events[-1]["safety"]["action"]
+    assert finish == "content_filter" or whole["usage"]["completion_tokens"] == 80
+    assert whole["object"] == ("chat.completion" if "messages" in asked else "text_completion")
+
+
+@pytest.mark.parametrize(("threshold", "told"), [(0.99, 4), (0.3, None)])
+def test_probabilities_come_with_a_whole_reply_that_nothing_changed(
+    queue: ModelQueue, tmp_path: Path, threshold: float, told: int | None
+) -> None:
+    guard = tiny_guard(tmp_path / "hate", queue, threshold, stages="[output]")
+    parts = Services(OneGuard(guard), LocalBackend(queue, guard.capture), Workers(4))
+
+    async def scene() -> Any:
+        transport = httpx.ASGITransport(create_app(Settings(), parts))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return (await client.post("/v1/chat/completions", json=asking(max_tokens=4, logprobs=True))).json()
+
+    (choice,) = run(scene)["choices"]
+    assert (choice["logprobs"] and len(choice["logprobs"]["content"])) == told
 
 
 # --- what it cannot do

@@ -57,9 +57,14 @@ class Backend(Protocol):
     """Generates what is asked for. A call that is cancelled, or a stream that is closed, ends its generation.
 
     Every method may raise `BackendError`; a stream may do so in its middle.
+
+    Attributes:
+        name: For people.
+        brings_activations: Its streams bring what the guard's probes read; a whole answer is then a drained stream.
     """
 
     name: str
+    brings_activations: bool
 
     async def models(self) -> list[dict[str, Any]]:
         """The models as ``/v1/models`` lists them."""

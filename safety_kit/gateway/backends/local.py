@@ -51,9 +51,11 @@ class LocalBackend:
 
     Attributes:
         name: ``local``.
+        brings_activations: See `Backend`.
     """
 
     name = "local"
+    brings_activations = True
 
     def __init__(
         self,

@@ -55,6 +55,8 @@ class UpstreamBackend:
     A call is tried again only before the first byte of its answer.
     """
 
+    brings_activations = False
+
     def __init__(self, settings: Upstream, transport: httpx.AsyncBaseTransport | None = None) -> None:
         """Set it up; nothing is connected yet.
 

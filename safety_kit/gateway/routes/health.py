@@ -9,11 +9,12 @@ from typing import Final
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from safety_kit.gateway.journal import Journal
 from safety_kit.gateway.responses import json_response
 from safety_kit.gateway.services import Services
 
 PATIENCE: Final = 5.0
-"""Seconds that the backend has to say that it is ready."""
+"""Seconds that the backend has to say that it is ready, and then the audit log."""
 
 
 @dataclass(slots=True)
@@ -23,7 +24,7 @@ class State:
     draining: bool = False
 
 
-def router(services: Services, state: State, vertex: str) -> APIRouter:
+def router(services: Services, journal: Journal, state: State, vertex: str) -> APIRouter:
     """The routes for health; `vertex` is where Vertex AI asks for it."""
     made = APIRouter(tags=["operation"])
 
@@ -33,18 +34,22 @@ def router(services: Services, state: State, vertex: str) -> APIRouter:
         return json_response({"status": "ok"}, {})
 
     async def readyz() -> Response:
-        """It can answer: the backend is there, and the gateway is not about to stop."""
-        status = "draining" if state.draining else "ok" if await _ready() else "waiting for the backend"
+        """It can answer: backend and audit log are there, and the gateway is not about to stop."""
+        status = "draining" if state.draining else await _status()
         policies = {
             name: {"digest": digest, "refused": refused} for name, (digest, refused) in services.policies().items()
         }
         return json_response({"status": status, "policies": policies}, {}, 200 if status == "ok" else 503)
 
-    async def _ready() -> bool:
-        try:
-            return await asyncio.wait_for(services.backend.ready(), PATIENCE)
-        except TimeoutError:
-            return False
+    async def _status() -> str:
+        for name, ready in (("backend", services.backend.ready), ("audit log", journal.ready)):
+            try:
+                there = await asyncio.wait_for(ready(), PATIENCE)
+            except TimeoutError:
+                there = False
+            if not there:
+                return f"waiting for the {name}"
+        return "ok"
 
     responses: dict[int | str, dict[str, str]] = {503: {"description": "Not ready"}}
     made.get("/readyz", responses=responses)(readyz)
