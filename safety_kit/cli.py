@@ -19,6 +19,7 @@ from safety_kit.commands import (
     check,
     classify,
     data,
+    debug,
     demo,
     explain,
     generate,
@@ -127,6 +128,7 @@ app.command()(publish.publish)
 app.command()(check.check)
 app.command()(scan.scan)
 app.command()(generate.generate)
+app.command()(debug.debug)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
 
