@@ -52,7 +52,7 @@ def test_writes_add_up_to_the_stream_and_heads_to_their_sub_layer(family: str) -
     for write in attention:
         assert write.heads is not None
         assert close(write.heads.sum(0), write.value)
-    assert [write.block for write in trace.writes][0] == -1
+    assert trace.writes[0].block == -1
     assert any(write.part == "per-layer input" for write in trace.writes) == (family == "gemma4_text")
 
 

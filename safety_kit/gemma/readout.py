@@ -21,12 +21,20 @@ class Readout:
         softcap: c in logit = c · tanh(z / c) of the output matrix's z, or None.
         exact: Whether the last block's output alone gives the logits. Gemma 3n joins several streams before the norm,
             of which a trace keeps the one that is predicted from.
+        vocabulary: Tokens that have a logit.
     """
 
     def __init__(self, trunk: Trunk) -> None:
         self._trunk = trunk
         self.softcap = trunk.softcap
         self.exact = trunk.stream is None
+        self.vocabulary = int(self._matrix.shape[0])
+
+    @property
+    def _matrix(self) -> torch.Tensor:
+        embeddings: Any = self._trunk.model.get_output_embeddings()
+        weight: torch.Tensor = embeddings.weight
+        return weight
 
     def norm(self, hidden: torch.Tensor) -> torch.Tensor:
         """The final norm: … × d → … × d."""
@@ -43,9 +51,7 @@ class Readout:
 
     def directions(self, ids: Sequence[int]) -> torch.Tensor:
         """Rows of the output matrix: n × d float32, so that the uncapped logit of ids[i] is normed · row i."""
-        matrix: Any = self._trunk.model.get_output_embeddings()
-        rows: torch.Tensor = matrix.weight[torch.tensor(list(ids), device=matrix.weight.device)]
-        return rows.float()
+        return self._matrix[torch.tensor(list(ids), device=self._matrix.device)].float()
 
 
 def frozen_gain(norm: Any, inputs: torch.Tensor) -> torch.Tensor:
