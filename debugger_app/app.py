@@ -8,7 +8,7 @@ import streamlit as st
 
 PAGES = Path(__file__).parent / "pages"
 
-st.set_page_config(page_title="Safety kit debugger", page_icon=":material/troubleshoot:", layout="wide")
+st.set_page_config(page_title="Safety kit debugger", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 st.navigation(
     [
         st.Page(PAGES / "inspect.py", title="Inspect", icon=":material/search:", default=True),

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -34,17 +34,18 @@ def model(source: str, revision: str | None, device: str, dtype: str) -> Model:
     """The model of a source, in a float type on a device."""
     from safety_kit.gemma import Gemma
 
-    choice: str = dtype
-    return Model(Gemma.load(source, revision=revision, device=device, dtype=choice))  # type: ignore[arg-type]
+    choice: Any = dtype  # Gemma.load refuses what it does not know
+    return Model(Gemma.load(source, revision=revision, device=device, dtype=choice))
 
 
 @st.cache_resource(max_entries=4, show_spinner="Building the guard …")
-def guard(policy: str, digest: str, _gemma: Gemma) -> Guard:
+def guard(policy: str, digest: str, model: str, _gemma: Gemma) -> Guard:
     """The guard of a policy on a model.
 
     Args:
         policy: Name or file.
-        digest: Of the policy's content and the model: what the guard is kept under.
+        digest: Of its content: a changed file is read again.
+        model: Digest of the model.
         _gemma: The model.
     """
     from safety_kit.guard import Guard

@@ -15,6 +15,7 @@ from safety_kit.types import Stage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from safety_kit.artifacts import Head
     from safety_kit.gemma import Gemma, Sampling
     from safety_kit.gemma.trace import Trace
     from safety_kit.guard import Guard
@@ -95,7 +96,7 @@ def look(gemma: Gemma, guard: Guard, messages: Sequence[Message], tree: RunTree,
     )
 
 
-def _part(name: str, trace: Trace, start: int, stop: int, heads, stage: Stage, guard: Guard) -> Part:  # type: ignore[no-untyped-def]
+def _part(name: str, trace: Trace, start: int, stop: int, heads: Sequence[Head], stage: Stage, guard: Guard) -> Part:
     able = [head for head in heads if stage in head.calibration]
     seen = strips(trace.view(start, stop), able, stage, guard.policy) if stop > start and able else []
     return Part(name, start, stop, tuple(seen))

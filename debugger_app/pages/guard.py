@@ -5,25 +5,17 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from debugger_app import options, resources
+from debugger_app.frame import opened
 from debugger_app.visible import visible
-from safety_kit.errors import SafetyKitError
-from safety_kit.policy import Policy
 from safety_kit.types import Stage
 
-chosen = options.read()
 st.title("Guard", anchor=False)
-try:
-    model = resources.model(chosen.model, chosen.revision, chosen.device, chosen.dtype)
-    policy = Policy.load(chosen.policy)
-    guard = resources.guard(chosen.policy, policy.digest + model.gemma.digest, model.gemma)
-except SafetyKitError as error:
-    st.error(visible(str(error)))
-    st.stop()
+here = opened()
+guard = here.guard
 stage = st.segmented_control("Where it stands", ["input", "output"], default="input")
 text = st.text_area("Text", value="My card is 4111 1111 1111 1111, call me on 020 7946 0018.")
 if st.button("Check", type="primary"):
-    with model.running():
+    with here.model.running():
         verdict = guard.check_text(text, Stage(stage or "input"))
     st.metric("action", str(verdict.action), help="The strongest of all rules that fired.")
     if verdict.message:
