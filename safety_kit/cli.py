@@ -23,6 +23,7 @@ from safety_kit.commands import (
     demo,
     explain,
     generate,
+    inspect,
     judge,
     measure,
     policy,
@@ -128,6 +129,7 @@ app.command()(publish.publish)
 app.command()(check.check)
 app.command()(scan.scan)
 app.command()(generate.generate)
+app.command()(inspect.inspect)
 app.command()(debug.debug)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")

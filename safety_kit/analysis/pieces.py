@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,9 +43,10 @@ def pieces(ids: Sequence[int], vocabulary: Vocabulary) -> list[Piece]:
         vocabulary: Of the model.
     """
     tokenizer: Any = vocabulary.tokenizer
-    names: list[str] = tokenizer.convert_ids_to_tokens(list(ids))
+    names: list[str | None] = tokenizer.convert_ids_to_tokens(list(ids))
     made: list[Piece] = []
-    tokens = list(zip(ids, names, strict=True))
+    # A model can have more ids than its tokenizer has names.
+    tokens = [(id_, f"[{id_}]" if name is None else name) for id_, name in zip(ids, names, strict=True)]
     for is_byte, group in groupby(tokens, key=lambda token: bool(_BYTE.fullmatch(token[1]))):
         if is_byte:
             made += _characters(list(group))
@@ -72,3 +74,14 @@ def _characters(tokens: list[tuple[int, str]]) -> list[Piece]:
             made.append(Piece(tokens[at][0], f"\\x{raw[at]:02x}"))
             at += 1
     return made
+
+
+def visible(text: str) -> str:
+    """A text in which nothing acts: control, format, separator and private characters, and what is no character, are
+    written as escapes, so that no direction override, zero-width sign or terminal code reaches a reader's screen."""
+    return "".join(char if char == " " or category(char)[0] not in "CZ" else escaped(char) for char in text)
+
+
+def escaped(char: str) -> str:
+    """A character as Python would write it."""
+    return char.encode("unicode_escape", "surrogatepass").decode()

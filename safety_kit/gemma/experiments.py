@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
+from transformers import DynamicCache
 
 from safety_kit.gemma.trace import Capture, Trace
 
@@ -139,3 +140,27 @@ def gradients(
         values.append(each.detach().cpu())
         found.append(gradient.float().cpu())
     return Gradients(wanted.detach().float().cpu(), torch.cat(values), torch.cat(found))
+
+
+@torch.inference_mode()
+def endings(gemma: Gemma, beginning: Tokens, texts: Sequence[Tokens], capture: Capture) -> list[Trace]:
+    """See `Gemma.endings`; `beginning` and every text are not empty."""
+    trunk, device = gemma.trunk, gemma.device
+    blocks, through = capture.blocks, capture.reads_through
+    cache = DynamicCache(config=trunk.config)
+    normed, kept = trunk.run(torch.tensor([beginning.ids], device=device), blocks, cache=cache, through=through)
+    cache.batch_repeat_interleave(len(texts))
+    width = max(len(text) for text in texts)
+    padded = [[*text.ids, *[0] * (width - len(text))] for text in texts]
+    ended, after = trunk.run(torch.tensor(padded, device=device), blocks, cache=cache, through=through)
+
+    def whole(first: torch.Tensor, rest: torch.Tensor, row: int) -> torch.Tensor:
+        return torch.cat([first[0], rest[row, : len(texts[row])]]).cpu()
+
+    made = []
+    for row, text in enumerate(texts):
+        tokens = beginning + text
+        hidden = {block: whole(kept[block], after[block], row) for block in blocks}
+        final = None if normed is None or ended is None else whole(normed, ended, row)
+        made.append(Trace(tokens.ids, tokens.offsets, hidden, final=final, readout=gemma.readout))
+    return made

@@ -299,6 +299,24 @@ class Gemma:
         (trace,) = self._pass([text], capture, lambda: experiments.edited(self.trunk, edits))
         return trace
 
+    def endings(self, beginning: Tokens, texts: Sequence[Tokens], capture: Capture) -> list[Trace]:
+        """`forward` of beginning + text for each text, with the beginning read once and all texts in one batch.
+
+        Args:
+            beginning: What they share; not empty.
+            texts: How they go on; none is empty.
+            capture: Blocks and `final`; the traces are of the whole texts.
+
+        Raises:
+            UserError: A block the model does not have, or an empty or too long text.
+        """
+        if not len(beginning) or not texts or not all(len(text) for text in texts):
+            raise UserError("Neither a beginning nor an ending may be empty.")
+        if capture != Capture(capture.blocks, final=capture.final):
+            raise ValueError("endings keep blocks and `final` alone")
+        self._check(capture, [len(beginning) + len(text) for text in texts])
+        return experiments.endings(self, beginning, texts, capture)
+
     def trace_texts(
         self,
         items: Sequence[tuple[str | None, str, Role]],
