@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import altair as alt
 import pandas as pd
@@ -10,49 +10,105 @@ import pandas as pd
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from debugger_app.study import Study
+    from debugger_app.document import Document
 
-_OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#999999"]
+Drawn: TypeAlias = alt.Chart | alt.LayerChart | alt.FacetChart
+
+OKABE_ITO: Final = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#999999"]
 """Eight colours that the colour-blind can tell apart (Okabe and Ito 2008)."""
 
+SHAPES: Final = [
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "cross",
+    "triangle-down",
+    "triangle-right",
+    "triangle-left",
+]
+"""Beside the colours, so that they are not the only sign."""
 
-def strip_table(study: Study, texts: Sequence[str]) -> pd.DataFrame:
-    """A row a token and category: position, token, part, category, probability, threshold of a block or nan."""
+
+def strip_table(document: Document, texts: Sequence[str]) -> pd.DataFrame:
+    """A row a token and category, with the probability, what the guard does there, and the threshold of a block."""
     rows: list[dict[str, Any]] = []
-    for part in study.parts:
+    for part in document.messages:
         for strip in part.strips:
-            block = {str(action): limit for action, limit in strip.thresholds.items()}.get("block", float("nan"))
+            acts = {at: action for action, at in strip.acts.items() if at is not None}
+            ends = set(strip.ends)
             for offset, probability in enumerate(strip.probabilities):
                 at = part.start + offset
                 rows.append(
                     {
                         "position": at,
                         "token": texts[at],
-                        "part": part.name,
+                        "part": f"{part.role} {part.start}",
                         "category": strip.category,
-                        "probability": float(probability),
-                        "block above": block,
+                        "probability": probability,
+                        "change": probability - strip.probabilities[offset - 1] if offset else float("nan"),
+                        "guard": acts.get(offset) or ("reads" if offset in ends else ""),
+                        "block above": strip.thresholds.get("block", float("nan")),
                     }
                 )
     return pd.DataFrame(rows)
 
 
-def strip_chart(table: pd.DataFrame, categories: Sequence[str], selected: int | None) -> alt.LayerChart:
-    """Each category's probability at each token, a dashed line where it blocks, and a rule at the selected token."""
+def strip_chart(table: pd.DataFrame, categories: Sequence[str], selected: int | None) -> Drawn:
+    """Each category's probability at each token: a dashed line where it blocks, a sign where the guard reads."""
     table = table[table["category"].isin(categories)]
-    colour = alt.Color("category:N", scale=alt.Scale(domain=list(categories), range=_OKABE_ITO), title="category")
-    x = alt.X("position:Q", title="token", axis=alt.Axis(tickMinStep=1))
+    colour = alt.Color("category:N", scale=alt.Scale(domain=list(categories), range=OKABE_ITO), title="category")
+    shape = alt.Shape("category:N", scale=alt.Scale(domain=list(categories), range=SHAPES), title="category")
+    x = alt.X("position:Q", title="token", axis=alt.Axis(tickMinStep=1, grid=False))
+    y = alt.Y("probability:Q", title="calibrated probability", scale=alt.Scale(domain=[0, 1]))
     base = alt.Chart(table)
+    tip = ["position", "token", "part", "category", alt.Tooltip("probability", format=".3f"), "guard"]
     layers: list[Any] = [
-        base.mark_line(point=True, interpolate="step-after").encode(
-            x=x,
-            y=alt.Y("probability:Q", title="calibrated probability", scale=alt.Scale(domain=[0, 1])),
-            color=colour,
-            detail="part:N",
-            tooltip=["position", "token", "part", "category", alt.Tooltip("probability", format=".3f")],
+        base.mark_line(interpolate="step-after", strokeWidth=1.5).encode(
+            x=x, y=y, color=colour, detail="part:N", tooltip=tip
         ),
         base.mark_line(strokeDash=[4, 3], opacity=0.6).encode(x=x, y="block above:Q", color=colour, detail="part:N"),
+        base.transform_filter("datum.guard != ''")
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(x=x, y=y, color=colour, shape=shape, tooltip=tip),
     ]
     if selected is not None:
         layers.append(alt.Chart(pd.DataFrame({"position": [selected]})).mark_rule(opacity=0.5).encode(x=x))
-    return alt.layer(*layers).properties(height=240)
+    return alt.layer(*layers).properties(height=220)
+
+
+def bars(table: pd.DataFrame, label: str, value: str, title: str, *, height: int = 18) -> Drawn:
+    """A bar a row, in the order of the table; those below zero in another colour and on the other side."""
+    made: alt.Chart = (
+        alt.Chart(table)
+        .mark_bar()
+        .encode(
+            x=alt.X(f"{value}:Q", title=title),
+            y=alt.Y(f"{label}:N", sort=None, title=None, axis=alt.Axis(labelLimit=220)),
+            color=alt.condition(f"datum['{value}'] < 0", alt.value(OKABE_ITO[4]), alt.value(OKABE_ITO[0])),
+            tooltip=list(table.columns),
+        )
+        .properties(height=alt.Step(height))
+    )
+    return made
+
+
+def grid(table: pd.DataFrame, x: str, y: str, value: str, title: str, *, text: str | None = None) -> Drawn:
+    """A cell a row, coloured on cividis; with a text in it where one is named."""
+    base = alt.Chart(table)
+    cells: alt.Chart = base.mark_rect().encode(
+        x=alt.X(f"{x}:O", title=x, axis=alt.Axis(labelAngle=0)),
+        y=alt.Y(f"{y}:O", title=y, sort="descending"),
+        color=alt.Color(f"{value}:Q", title=title, scale=alt.Scale(scheme="cividis")),
+        tooltip=list(table.columns),
+    )
+    if text is None:
+        return cells
+    middle = (table[value].min() + table[value].max()) / 2
+    words = base.mark_text(fontSize=9, limit=70).encode(
+        x=f"{x}:O",
+        y=alt.Y(f"{y}:O", sort="descending"),
+        text=f"{text}:N",
+        color=alt.condition(f"datum['{value}'] > {middle}", alt.value("black"), alt.value("white")),
+    )
+    return alt.layer(cells, words)

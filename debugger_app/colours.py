@@ -1,25 +1,27 @@
-"""Colours for one number a token: a scale that stays readable to the colour-blind, and an ink that stands out on it."""
+"""Colours for one number a token: one hue, stronger the larger the number, and a second one below zero.
+
+The hues are Okabe and Ito's blue and vermilion (2008), which the colour-blind can tell apart; what stands on them keeps
+a contrast of 4.5 in the light and in the dark theme, since no colour covers the page by more than 60 %.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-_CIVIDIS: Final = ((0, 34, 78), (60, 77, 110), (124, 123, 120), (188, 175, 111), (254, 232, 56))
-"""Five stops of cividis (Nuñez, Anderton and Renslow 2018), which looks alike with and without red-green blindness."""
-
-MISSING: Final = "rgb(128, 128, 128)"
+BLUE: Final = "#0072b2"
+VERMILION: Final = "#d55e00"
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From a number to a colour.
+    """From a number to the strength of a colour.
 
     Attributes:
         title: What is measured, with its unit.
-        low: The number at the dark end.
-        high: The number at the bright end; larger ones look the same.
+        low: The number without colour, or, below zero, with the second hue at its fullest.
+        high: The number at the strongest; larger ones look the same.
         form: How a number is written.
     """
 
@@ -28,26 +30,19 @@ class Scale:
     high: float
     form: str = "{:.2g}"
 
-    def colour(self, value: float | None) -> tuple[str, str]:
-        """Background and ink; a missing number is grey."""
+    def share(self, value: float | None) -> float | None:
+        """In [0, 1], and in [−1, 1] for a scale that begins below zero; None for a missing number."""
         if value is None or math.isnan(value):
-            return MISSING, "white"
+            return None
+        if self.low < 0:
+            return max(-1.0, min(1.0, value / max(-self.low, self.high)))
         span = self.high - self.low
-        place = min(1.0, max(0.0, (value - self.low) / span if span else 0.0)) * (len(_CIVIDIS) - 1)
-        below = min(int(place), len(_CIVIDIS) - 2)
-        rest = place - below
-        mixed = [round(a + (b - a) * rest) for a, b in zip(_CIVIDIS[below], _CIVIDIS[below + 1], strict=True)]
-        red, green, blue = mixed
-        return f"rgb({red}, {green}, {blue})", "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 115 else "white"
+        return min(1.0, max(0.0, (value - self.low) / span if span else 0.0))
 
-    def steps(self, count: int = 5) -> list[dict[str, str]]:
-        """The legend: evenly spaced numbers, each on its colour."""
-        made = []
-        for i in range(count):
-            value = self.low + (self.high - self.low) * i / (count - 1)
-            colour, ink = self.colour(value)
-            made.append({"label": self.form.format(value), "colour": colour, "ink": ink})
-        return made
+    def steps(self, count: int = 5) -> list[dict[str, Any]]:
+        """The legend: evenly spaced numbers, each with its share."""
+        values = [self.low + (self.high - self.low) * i / (count - 1) for i in range(count)]
+        return [{"label": self.form.format(value), "share": self.share(value)} for value in values]
 
 
 SURPRISAL: Final = Scale("surprisal in bits: how unexpected the model found each token", 0, 16, "{:.0f}")

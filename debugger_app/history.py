@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 KEPT: Final = 12
 """Runs that a session remembers; the oldest goes first."""
 
+WITH_ACTIVATIONS: Final = 2
+"""Of these, the last that keep their activations; the others read their text again where an experiment needs them."""
+
 
 def add(study: Study) -> str:
     """Remember a run and open it: its id."""
@@ -21,6 +24,9 @@ def add(study: Study) -> str:
     runs[name] = study
     while len(runs) > KEPT:
         del runs[next(iter(runs))]
+    for old in list(runs.values())[:-WITH_ACTIVATIONS]:
+        if old.live is not None:
+            old.live.trace = None
     st.query_params["run"] = name
     return name
 

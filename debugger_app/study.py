@@ -1,102 +1,122 @@
-"""One prompt under study: what a single pass over prompt and reply gives every page."""
+"""One prompt under study: what a single pass over prompt and reply gives every page, and what was asked of it since."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from safety_kit.analysis.pieces import Piece, pieces
-from safety_kit.analysis.probabilities import CAPTURE, Probabilities, probabilities
-from safety_kit.analysis.runs import Run, RunTree
-from safety_kit.analysis.strip import Strip, strips
+from debugger_app.document import Document
+from safety_kit.analysis.inspection import read
+from safety_kit.analysis.runs import RunTree
 from safety_kit.gemma.trace import Capture
-from safety_kit.types import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from safety_kit.artifacts import Head
+    from safety_kit.analysis.runs import Run
     from safety_kit.gemma import Gemma, Sampling
+    from safety_kit.gemma.tokens import Tokens
     from safety_kit.gemma.trace import Trace
     from safety_kit.guard import Guard
     from safety_kit.types import Message
 
+TOP_K = 10
+"""Alternatives a token."""
 
-@dataclass(frozen=True)
-class Part:
-    """A message or the reply: a range of tokens, and each classifier's reading of it."""
-
-    name: str
-    start: int
-    stop: int
-    strips: tuple[Strip, ...]
+WHOLE = 1_024
+"""Tokens up to which the one pass also keeps what the lens and the attention of every block need."""
 
 
-@dataclass(frozen=True)
-class Study:
-    """A run and what was seen of it.
+@dataclass
+class Live:
+    """What only a run of this session has: its model, its activations, and the tree that it belongs to.
 
     Attributes:
         messages: The conversation.
         tree: The reply, and those that branch off it.
-        run: Which of them is looked at.
-        trace: Of prompt and reply.
-        pieces: One a token.
-        probabilities: Of every token.
-        parts: Each message, then the reply.
+        number: Which of them is looked at.
+        trace: Of prompt and reply; None once it was let go of, to be read again where it is asked for.
     """
 
     messages: tuple[Message, ...]
     tree: RunTree
-    run: int
-    trace: Trace
-    pieces: tuple[Piece, ...]
-    probabilities: Probabilities
-    parts: tuple[Part, ...]
+    number: int
+    trace: Trace | None
 
     @property
-    def reply(self) -> Run:
-        return self.tree.runs[self.run]
+    def run(self) -> Run:
+        return self.tree.runs[self.number]
 
-    def part_of(self, token: int) -> Part | None:
-        """The message or reply that a token belongs to; None for the template's own."""
-        return next((part for part in self.parts if part.start <= token < part.stop), None)
+    @property
+    def tokens(self) -> Tokens:
+        return self.run.tokens
 
 
-def study(gemma: Gemma, guard: Guard, messages: Sequence[Message], sampling: Sampling) -> Study:
+@dataclass
+class Study:
+    """A run as the pages show it.
+
+    Attributes:
+        document: All that is drawn without a model.
+        live: What experiments need; None for a run that was opened from a file.
+        results: Small results of experiments, by what was asked; never activations.
+    """
+
+    document: Document
+    live: Live | None = None
+    results: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    def once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """A result, made where it is asked for the first time."""
+        if key not in self.results:
+            self.results[key] = make()
+        return self.results[key]
+
+
+def study(
+    gemma: Gemma,
+    guard: Guard,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    *,
+    revision: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Study:
     """Answer a conversation, unguarded, and read prompt and reply once.
+
+    Args:
+        gemma: The model.
+        guard: Whose classifiers and thresholds are shown.
+        messages: The conversation, without the reply.
+        sampling: Of the reply.
+        revision: That the model was loaded at, for the document.
+        progress: Called with tokens of the reply that were decoded and the most there can be.
 
     Raises:
         UserError: The conversation is empty or longer than the model's context.
     """
-    tree = RunTree.start(gemma, gemma.render(messages), sampling)
-    return look(gemma, guard, messages, tree, 0)
+    tree = RunTree.start(gemma, gemma.render(messages), sampling, progress)
+    return look(gemma, guard, messages, tree, 0, revision=revision)
 
 
-def look(gemma: Gemma, guard: Guard, messages: Sequence[Message], tree: RunTree, number: int) -> Study:
+def look(
+    gemma: Gemma,
+    guard: Guard,
+    messages: Sequence[Message],
+    tree: RunTree,
+    number: int,
+    *,
+    revision: str | None = None,
+) -> Study:
     """Read one run of a tree: one pass."""
-    run = tree.runs[number]
-    capture = CAPTURE | (guard.capture or Capture())
-    trace = gemma.forward([run.tokens], capture)[0]
-    heads = [probe.head for probe in guard.probes.probes] if guard.probes else []
-    parts = [
-        _part(message.role, trace, *place, heads, Stage.INPUT, guard)
-        for message, place in zip(messages, run.prompt.ranges, strict=True)
-    ]
-    if run.reply:
-        parts.append(_part("reply", trace, run.start, len(trace.ids), heads, Stage.OUTPUT, guard))
-    return Study(
-        tuple(messages),
-        tree,
-        number,
-        trace,
-        tuple(pieces(trace.ids, gemma.vocabulary)),
-        probabilities(trace, sampling=tree.sampling),
-        tuple(parts),
-    )
+    also = everything(gemma) if len(tree.runs[number].tokens) <= WHOLE else Capture()
+    made = read(gemma, messages, tree, number, guard, top_k=TOP_K, also=also)
+    said = made.to_json()
+    said["model"]["revision"] = revision
+    return Study(Document.model_validate(said), Live(tuple(messages), tree, number, made.trace))
 
 
-def _part(name: str, trace: Trace, start: int, stop: int, heads: Sequence[Head], stage: Stage, guard: Guard) -> Part:
-    able = [head for head in heads if stage in head.calibration]
-    seen = strips(trace.view(start, stop), able, stage, guard.policy) if stop > start and able else []
-    return Part(name, start, stop, tuple(seen))
+def everything(gemma: Gemma) -> Capture:
+    """What the lens and the attention of every block need."""
+    blocks = tuple(range(gemma.n_blocks))
+    return Capture(blocks, final=True, attention=blocks)

@@ -143,4 +143,4 @@ def test_the_command_says_what_the_library_says(embedded: Gemma, tmp_path: Path)
     assert {strip["stage"] for strip in said["messages"][1]["strips"]} == {"output"}
     table = runner.invoke(app, asked).stdout
     assert f"lies above {harassment['thresholds']['block']:.2f} (block)" in table
-    assert 'class="n cross"' in page(made)
+    assert 'class="n cross"' in page(made.to_json())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 import streamlit as st
 
@@ -20,32 +20,37 @@ class Shown:
     Attributes:
         text: What stands in its box; inert already.
         hint: What it says when pointed at, and to a screen reader.
-        colour: Behind it.
-        ink: Of its text.
-        control: A control token of the model.
-        crossing: A classifier first crosses its threshold here.
+        share: Strength of its colour, as `Scale.share` gives it; None has none.
+        marks: Of `MARKS`, and ``control``.
         heading: What stands above it, where a message begins.
         breaks: A line ends after it.
     """
 
     text: str
     hint: str
-    colour: str
-    ink: str
-    control: bool = False
-    crossing: bool = False
+    share: float | None
+    marks: tuple[str, ...] = ()
     heading: str = ""
     breaks: bool = False
 
 
+MARKS: Final = {
+    "ends": "the guard reads up to here and decides",
+    "acts": "the guard acts here",
+    "above": "above a threshold, if the text ended here",
+}
+"""What a token can be marked with, and what that means."""
+
+
 @cache
-def _strip() -> Any:
+def component(name: str, html: str) -> Any:
+    """A component of this folder: its style and script lie beside it."""
     here = files(__package__)
     return st.components.v2.component(
-        "token_strip",
-        html='<div class="legend"></div><div class="strip" role="group"></div>',
-        css=(here / "token_strip.css").read_text(encoding="utf-8"),
-        js=(here / "token_strip.js").read_text(encoding="utf-8"),
+        name,
+        html=html,
+        css=(here / f"{name}.css").read_text(encoding="utf-8"),
+        js=(here / f"{name}.js").read_text(encoding="utf-8"),
     )
 
 
@@ -59,11 +64,13 @@ def token_strip(tokens: Sequence[Shown], scale: Scale, label: str, *, key: str, 
         key: Of the element.
         selected: The chosen one so far.
     """
-    result = _strip()(
+    used = {mark for token in tokens for mark in token.marks}
+    result = component("token_strip", '<div class="legend"></div><div class="strip" role="group"></div>')(
         key=key,
         data={
             "tokens": [asdict(token) for token in tokens],
             "scale": {"title": scale.title, "steps": scale.steps()},
+            "marks": [{"kind": kind, "means": means} for kind, means in MARKS.items() if kind in used],
             "selected": selected,
             "label": label,
         },

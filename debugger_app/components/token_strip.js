@@ -2,30 +2,35 @@
 export default function ({ data, parentElement, setStateValue }) {
   const root = parentElement.querySelector(".strip");
   const legend = parentElement.querySelector(".legend");
-  const { tokens, scale, selected, label } = data;
+  const { tokens, scale, marks, selected, label } = data;
   root.setAttribute("aria-label", label);
+
+  const piece = (name, text, className) => {
+    const made = document.createElement(name);
+    made.className = className;
+    made.textContent = text;
+    return made;
+  };
+  // Blue from zero up, vermilion below; never stronger than 60 %, so that text stays readable in both themes.
+  const colour = (share) =>
+    share === null
+      ? "transparent"
+      : `color-mix(in srgb, ${share < 0 ? "#d55e00" : "#0072b2"} ${Math.abs(share) * 60}%, transparent)`;
   legend.replaceChildren();
-  for (const text of scale.steps) {
-    const step = document.createElement("span");
-    step.className = "step";
-    step.style.backgroundColor = text.colour;
-    step.style.color = text.ink;
-    step.textContent = text.label;
-    legend.append(step);
+  for (const step of scale.steps) {
+    const made = piece("span", step.label, "step");
+    made.style.backgroundColor = colour(step.share);
+    legend.append(made);
   }
-  const note = document.createElement("span");
-  note.textContent = scale.title;
-  legend.append(note);
+  legend.append(piece("span", scale.title, "note"));
+  for (const mark of marks) legend.append(piece("span", "abc", "mark " + mark.kind), piece("span", mark.means, "note"));
 
   const buttons = tokens.map((token, index) => {
-    const button = document.createElement("button");
+    const button = piece("button", token.text, ["token", ...token.marks].join(" "));
     button.type = "button";
-    button.textContent = token.text;
     button.title = token.hint;
     button.setAttribute("aria-label", token.hint);
-    button.className = "token" + (token.control ? " control" : "") + (token.crossing ? " crossing" : "");
-    button.style.backgroundColor = token.colour;
-    button.style.color = token.ink;
+    button.style.backgroundColor = colour(token.share);
     button.tabIndex = index === selected ? 0 : -1;
     button.setAttribute("aria-pressed", String(index === selected));
     button.onclick = () => choose(index);
@@ -35,16 +40,13 @@ export default function ({ data, parentElement, setStateValue }) {
 
   const pieces = [];
   tokens.forEach((token, index) => {
-    if (token.heading) {
-      const heading = document.createElement("div");
-      heading.className = "heading";
-      heading.textContent = token.heading;
-      pieces.push(heading);
-    }
+    if (token.heading) pieces.push(piece("div", token.heading, "heading"));
     pieces.push(buttons[index]);
     if (token.breaks) pieces.push(document.createElement("br"));
   });
+  const active = buttons.length && root.contains(parentElement.activeElement ?? document.activeElement);
   root.replaceChildren(...pieces);
+  if (active && selected !== null) buttons[selected]?.focus();
 
   function choose(index) {
     buttons.forEach((button, at) => {
@@ -56,10 +58,9 @@ export default function ({ data, parentElement, setStateValue }) {
   }
 
   root.onkeydown = (event) => {
-    const at = buttons.indexOf(parentElement.activeElement ?? document.activeElement);
-    if (at < 0) return;
+    const at = buttons.findIndex((button) => button.tabIndex === 0);
     const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: buttons.length - 1 }[event.key];
-    if (to === undefined || to < 0 || to >= buttons.length) return;
+    if (at < 0 || to === undefined || to < 0 || to >= buttons.length) return;
     event.preventDefault();
     buttons[at].tabIndex = -1;
     buttons[to].tabIndex = 0;
