@@ -17,6 +17,9 @@ Drawn: TypeAlias = alt.Chart | alt.LayerChart | alt.FacetChart
 OKABE_ITO: Final = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#999999"]
 """Eight colours that the colour-blind can tell apart (Okabe and Ito 2008)."""
 
+DIVERGING: Final = ["#d55e00", "#f7f7f7", "#0072b2"]
+"""Below zero, at it, above it."""
+
 SHAPES: Final = [
     "circle",
     "square",
@@ -93,22 +96,60 @@ def bars(table: pd.DataFrame, label: str, value: str, title: str, *, height: int
     return made
 
 
-def grid(table: pd.DataFrame, x: str, y: str, value: str, title: str, *, text: str | None = None) -> Drawn:
-    """A cell a row, coloured on cividis; with a text in it where one is named."""
+def lines(table: pd.DataFrame, x: str, y: str, *, log: bool = False, colour: str | None = None) -> Drawn:
+    """A line along x, one a colour."""
+    scale = alt.Scale(type="log") if log else alt.Scale(zero=True)
+    encoding: dict[str, Any] = {
+        "x": alt.X(f"{x}:Q", axis=alt.Axis(tickMinStep=1, grid=False)),
+        "y": alt.Y(f"{y}:Q", scale=scale),
+        "tooltip": list(table.columns),
+    }
+    if colour is not None:
+        encoding["color"] = alt.Color(f"{colour}:N", scale=alt.Scale(range=OKABE_ITO))
+        encoding["strokeDash"] = alt.StrokeDash(f"{colour}:N")
+    else:
+        encoding["color"] = alt.value(OKABE_ITO[0])
+    made: alt.Chart = alt.Chart(table).mark_line(point=True).encode(**encoding).properties(height=200)
+    return made
+
+
+def grid(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    value: str,
+    title: str,
+    *,
+    text: str | None = None,
+    between: tuple[float, float] | None = None,
+) -> Drawn:
+    """A cell a row: stronger the larger; with a text in it where one is named.
+
+    Args:
+        table: A row a cell.
+        x: Column.
+        y: Column; rises upwards.
+        value: Column that is coloured.
+        title: Of the legend.
+        text: Column that is written into the cell.
+        between: Ends of a scale around zero, with a second hue below it.
+    """
     base = alt.Chart(table)
+    scale = alt.Scale(scheme="blues") if between is None else alt.Scale(range=DIVERGING, domain=[*between])
+    rising = alt.EncodingSortField(y, order="descending")
     cells: alt.Chart = base.mark_rect().encode(
-        x=alt.X(f"{x}:O", title=x, axis=alt.Axis(labelAngle=0)),
-        y=alt.Y(f"{y}:O", title=y, sort="descending"),
-        color=alt.Color(f"{value}:Q", title=title, scale=alt.Scale(scheme="cividis")),
+        x=alt.X(f"{x}:O", title=x, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+        y=alt.Y(f"{y}:O", title=y, sort=rising),
+        color=alt.Color(f"{value}:Q", title=title, scale=scale),
         tooltip=list(table.columns),
     )
     if text is None:
         return cells
-    middle = (table[value].min() + table[value].max()) / 2
-    words = base.mark_text(fontSize=9, limit=70).encode(
+    middle = float(table[value].min() + 0.6 * (table[value].max() - table[value].min()))
+    words = base.mark_text(fontSize=10, limit=90).encode(
         x=f"{x}:O",
-        y=alt.Y(f"{y}:O", sort="descending"),
+        y=alt.Y(f"{y}:O", sort=rising),
         text=f"{text}:N",
-        color=alt.condition(f"datum['{value}'] > {middle}", alt.value("black"), alt.value("white")),
+        color=alt.condition(f"datum['{value}'] > {middle}", alt.value("white"), alt.value("black")),
     )
     return alt.layer(cells, words)

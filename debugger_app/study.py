@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from debugger_app.document import Document
 from safety_kit.analysis.inspection import read
 from safety_kit.analysis.runs import RunTree
+from safety_kit.gemma.tokens import Tokens
 from safety_kit.gemma.trace import Capture
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from safety_kit.analysis.runs import Run
     from safety_kit.gemma import Gemma, Sampling
-    from safety_kit.gemma.tokens import Tokens
     from safety_kit.gemma.trace import Trace
     from safety_kit.guard import Guard
     from safety_kit.types import Message
@@ -47,10 +47,6 @@ class Live:
     def run(self) -> Run:
         return self.tree.runs[self.number]
 
-    @property
-    def tokens(self) -> Tokens:
-        return self.run.tokens
-
 
 @dataclass
 class Study:
@@ -65,6 +61,16 @@ class Study:
     document: Document
     live: Live | None = None
     results: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> Tokens:
+        """Prompt and reply, for the model; the spans are (0, 0)."""
+        return Tokens(tuple(token.id for token in self.document.tokens), ((0, 0),) * len(self.document.tokens))
+
+    @property
+    def trace(self) -> Trace | None:
+        """The activations that were kept, if any."""
+        return self.live.trace if self.live is not None else None
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """A result, made where it is asked for the first time."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import streamlit as st
 
 from debugger_app.colours import Scale
+
+if TYPE_CHECKING:
+    from safety_kit.analysis.attention import Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +83,42 @@ def token_strip(tokens: Sequence[Shown], scale: Scale, label: str, *, key: str, 
     )
     chosen = result.selected
     return chosen if isinstance(chosen, int) and 0 <= chosen < len(tokens) else None
+
+
+def heat_map(
+    tiles: Sequence[tuple[str, Tile]], texts: Sequence[str], first: int, *, key: str
+) -> tuple[int, int] | None:
+    """Draw rectangles of attention weights: the query and the key that were clicked just now.
+
+    Args:
+        tiles: Each with its title; together well below a megabyte.
+        texts: Of the tokens from `first` on, inert already; the others are told by number.
+        first: See above.
+        key: Of the element.
+    """
+    html = '<div class="heat"><div class="row"></div><output></output></div>'
+    result = component("heat_map", html)(
+        key=key,
+        data={
+            "tiles": [
+                {
+                    "title": title,
+                    "values": b64encode(tile.weights.astype("<f4").tobytes()).decode(),
+                    "rows": tile.weights.shape[0],
+                    "columns": tile.weights.shape[1],
+                    "row": tile.row,
+                    "column": tile.column,
+                    "step": tile.step,
+                }
+                for title, tile in tiles
+            ],
+            "texts": list(texts),
+            "first": first,
+            "help": "Rows read, columns are read. Point at a cell, or use the arrow keys; click or Enter chooses it.",
+        },
+        on_cell_change=lambda: None,
+    )
+    cell = result.cell
+    if not (isinstance(cell, list | tuple) and len(cell) == 2 and all(isinstance(at, int) for at in cell)):
+        return None
+    return int(cell[0]), int(cell[1])

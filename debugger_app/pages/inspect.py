@@ -45,15 +45,18 @@ def form(here: Opened | None) -> None:
             top_p = columns[3].number_input("Top-p", 0.01, 1.0, 1.0, help="1 keeps all tokens.")
             seed = columns[4].number_input("Seed", 0, 2**31 - 1, 0, help="Repeats a sampling.")
         asked = st.form_submit_button("Inspect", type="primary", disabled=here is None)
-    if not asked or here is None:
-        return
+    with st.container():  # always there, so that what stands below keeps its place
+        if asked and here is not None:
+            run(here, text, system, Sampling(int(most), float(temperature), int(top_k), float(top_p), seed=int(seed)))
+
+
+def run(here: Opened, text: str, system: str, sampling: Sampling) -> None:
+    """Answer and read, once it is known what that takes."""
     messages = [*([Message("system", system)] if system.strip() else []), Message("user", text)]
     with told():
-        sampling = Sampling(int(most), float(temperature), int(top_k), float(top_p), seed=int(seed))
         expected = preflight.estimate(here.model.gemma, messages, sampling.max_tokens)
-        st.caption(f"This takes {expected}.")
         with (
-            working("Answering,") as progress,
+            working(f"{expected}. Answering,") as progress,
             here.model.running() as gemma,
             preflight.timed(gemma, expected.tokens, sampling.max_tokens),
         ):

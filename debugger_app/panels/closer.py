@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from debugger_app.panels.alternatives import alternatives
+from debugger_app.panels.attention import attention
+from debugger_app.panels.attribution import attribution
+from debugger_app.panels.cause import cause
+from debugger_app.panels.lens import lens
+from debugger_app.panels.salience import salience
 from debugger_app.panels.tokens import boxed
 
 if TYPE_CHECKING:
@@ -15,6 +20,11 @@ if TYPE_CHECKING:
 
 PANELS = {
     "Alternatives": alternatives,
+    "Lens": lens,
+    "Attention": attention,
+    "Attribution": attribution,
+    "Salience": salience,
+    "Cause": cause,
 }
 """By the name that people read: each takes the run's name, the run, the token, and the model where there is one."""
 
