@@ -13,7 +13,7 @@ from test_gemma_inside import ADDITIVE
 from test_gemma_load import one_thread as one_thread
 from test_gemma_load import plain, tiny
 
-from safety_kit.analysis import attribution, lens
+from safety_kit.analysis import attribution, lens, probabilities
 from safety_kit.errors import UserError
 from safety_kit.gemma import Capture, Gemma
 from safety_kit.testing import FAMILIES
@@ -37,7 +37,7 @@ def plain_lens(family: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_block_s_lens(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lens, "_AT_ONCE", 512 * 3)
+    monkeypatch.setattr(probabilities, "_AT_ONCE", 512 * 7 * 3)  # three positions at a time
     (trace,) = tiny(family).forward([TEXT], lens.capture(6))
     told: list[tuple[int, int]] = []
     made = lens.lens(trace, range(5, 15), top_k=4, progress=lambda done, of: told.append((done, of)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from safety_kit.analysis.probabilities import final_of, log_softmax
+from safety_kit.analysis.probabilities import final_of, larger, normalisers, rows_at_once
 from safety_kit.errors import UserError
 from safety_kit.gemma.trace import Capture
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from safety_kit.gemma.trace import Trace
-
-_AT_ONCE = 2**22  # logits in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +78,21 @@ def lens(
     if not trace.hidden:
         raise UserError("The trace holds no block's output; ask for lens.capture.")
     blocks, top_k = tuple(sorted(trace.hidden)), min(top_k, readout.vocabulary)
-    at_once = max(1, _AT_ONCE // readout.vocabulary)
+    # One position's blocks and its output are multiplied together: the output matrix is read once for all of them.
+    at_once = max(1, rows_at_once(readout.vocabulary) // (len(blocks) + 1))
     columns: list[list[torch.Tensor]] = [[], [], [], []]
     followed: list[int] = []
     with torch.inference_mode():
         for start in range(0, len(positions), at_once):
             at = torch.tensor(positions[start : start + at_once])
-            output = log_softmax(readout.logits(final[at]))
-            if choices is None:
-                chosen = output.argmax(-1)
-            else:
-                chosen = torch.tensor(choices[start : start + len(at)], device=output.device)
-            followed += chosen.tolist()
-            cells = [_cell(readout.logits(readout.norm(trace.hidden[b][at])), output, chosen, top_k) for b in blocks]
+            normed = [readout.norm(trace.hidden[block][at]) for block in blocks]
+            rows = torch.stack([*normed, final[at].to(normed[0])], dim=1)  # p × (L + 1) × d
+            logits = readout.logits(rows.flatten(0, 1)).unflatten(0, (len(at), len(blocks) + 1))
+            chosen = logits[:, -1].argmax(-1).tolist() if choices is None else choices[start : start + len(at)]
+            followed += chosen
+            cells = [_cells(logits[row], chosen[row], top_k) for row in range(len(at))]
             for column, parts in zip(columns, zip(*cells, strict=True), strict=True):
-                column.append(torch.stack(parts, dim=1).cpu())
+                column.append(torch.stack(parts).cpu())
             if progress is not None:
                 progress(start + len(at), len(positions))
     top_ids, top_logprobs, ranks, divergences = (torch.cat(column).numpy() for column in columns)
@@ -103,12 +101,16 @@ def lens(
     )  # fmt: skip
 
 
-def _cell(logits: torch.Tensor, output: torch.Tensor, chosen: torch.Tensor, top_k: int) -> tuple[torch.Tensor, ...]:
-    """One block at n positions: top ids, their log-probabilities, the choice's rank, the divergence."""
-    logprobs = log_softmax(logits)
-    top = logprobs.topk(top_k)
-    ranks = (logits > logits.gather(1, chosen[:, None])).sum(-1)
-    # A token of probability 0 adds nothing, whatever the lens says of it.
-    terms = torch.where(output > -torch.inf, output.exp() * (output - logprobs), 0.0)
-    divergence = terms.sum(-1, dtype=torch.float64).clamp(min=0) / np.log(2)
-    return top.indices, top.values.double(), ranks, divergence
+def _cells(logits: torch.Tensor, chosen: int, top_k: int) -> tuple[torch.Tensor, ...]:
+    """(L + 1) × V logits of one position, its output last → by block top ids, their log-probabilities, the choice's
+    rank, the divergence."""
+    normaliser = normalisers(logits)
+    layers, output = logits[:-1], logits[-1]
+    top = layers.topk(top_k)
+    ranks = larger(layers, layers[:, chosen, None])
+    p = (output - normaliser[-1].float()).exp_()
+    # Σ p (log p − log q) = Σ p (z_output − z_layer) − log Z_output + log Z_layer
+    apart = torch.stack([torch.dot(p, output - layer) for layer in layers]).double()
+    share = p.sum().double()
+    divergence = (apart / share - normaliser[-1] + normaliser[:-1]).clamp(min=0) / np.log(2)
+    return top.indices, top.values.double() - normaliser[:-1, None], ranks, divergence
