@@ -87,7 +87,7 @@ def bars(table: pd.DataFrame, label: str, value: str, title: str, *, height: int
         .mark_bar()
         .encode(
             x=alt.X(f"{value}:Q", title=title),
-            y=alt.Y(f"{label}:N", sort=None, title=None, axis=alt.Axis(labelLimit=220)),
+            y=alt.Y(f"{label}:N", sort=None, title=None, axis=alt.Axis(labelLimit=220, labelOverlap=False)),
             color=alt.condition(f"datum['{value}'] < 0", alt.value(OKABE_ITO[4]), alt.value(OKABE_ITO[0])),
             tooltip=list(table.columns),
         )
@@ -101,7 +101,7 @@ def lines(table: pd.DataFrame, x: str, y: str, *, log: bool = False, colour: str
     scale = alt.Scale(type="log") if log else alt.Scale(zero=True)
     encoding: dict[str, Any] = {
         "x": alt.X(f"{x}:Q", axis=alt.Axis(tickMinStep=1, grid=False)),
-        "y": alt.Y(f"{y}:Q", scale=scale),
+        "y": alt.Y(f"{y}:Q", scale=scale, axis=alt.Axis(grid=not log)),
         "tooltip": list(table.columns),
     }
     if colour is not None:
@@ -139,7 +139,7 @@ def grid(
     rising = alt.EncodingSortField(y, order="descending")
     cells: alt.Chart = base.mark_rect().encode(
         x=alt.X(f"{x}:O", title=x, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
-        y=alt.Y(f"{y}:O", title=y, sort=rising),
+        y=alt.Y(f"{y}:O", title=y, sort=rising, axis=alt.Axis(labelOverlap=False)),
         color=alt.Color(f"{value}:Q", title=title, scale=scale),
         tooltip=list(table.columns),
     )

@@ -151,6 +151,10 @@ class Document(_Strict):
         return list(dict.fromkeys(strip.category for part in self.messages for strip in part.strips))
 
 
+_OWN: Final = {name for kind in (ModelName, Settings, Token, Strip, Part, Document) for name in kind.model_fields}
+"""What a message may name: our own words, none of the file's."""
+
+
 def opened(raw: bytes) -> Document:
     """A run's file from outside.
 
@@ -163,7 +167,7 @@ def opened(raw: bytes) -> Document:
         return Document.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(part if isinstance(part, str) and part.isidentifier() else "…" for part in first["loc"])
+        place = ".".join(str(part) if isinstance(part, int) or part in _OWN else "…" for part in first["loc"])
         raise UserError(
             f"This is no run that can be shown: {place or 'the file'}: {_told(first)}. "
             "Open a file that was exported here or printed by `safety-kit inspect --json`."

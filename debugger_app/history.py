@@ -27,7 +27,7 @@ def add(study: Study) -> str:
     for old in list(runs.values())[:-WITH_ACTIVATIONS]:
         if old.live is not None:
             old.live.trace = None
-    st.query_params["run"] = name
+    st.query_params.from_dict({"run": name})
     return name
 
 

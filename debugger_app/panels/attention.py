@@ -78,8 +78,8 @@ def _heads(name: str, study: Study, summaries: list[Summary]) -> None:
     table = pd.DataFrame(
         [
             {
-                "block": f"{summary.block:02d} {_kind(summary.window)}",
-                "head": f"{head} (group {summary.groups[head]})",
+                "block": f"{summary.block:02d}{'L' if summary.window else 'G'}",
+                "head": f"{head}, group {summary.groups[head]}",
                 what: float(
                     getattr(summary, MEASURES[what])[head] if what in MEASURES else summary.messages[shares[what], head]
                 ),
@@ -92,6 +92,11 @@ def _heads(name: str, study: Study, summaries: list[Summary]) -> None:
         grid(table, "block", "head", what, what).properties(height=40 + 26 * table["head"].nunique()),
         width="stretch",
         alt=f"Each head's {what}; the table below says the same.",
+    )
+    windows = sorted({summary.window for summary in summaries if summary.window})
+    st.caption(
+        f"L: a local block, which sees {', '.join(map(str, windows)) or 'some'} tokens back; "
+        "G: a global one, which sees all. Heads of a group share their keys and values."
     )
     with st.expander("The same as a table"):
         st.dataframe(table, hide_index=True)

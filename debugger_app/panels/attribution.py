@@ -51,7 +51,7 @@ def _draw(made: Attribution) -> None:
     st.markdown(f":orange-badge[{attribution_.LABEL}]")
     st.caption(
         f"The parts add up to {made.total:.3f}; the model's own number is {made.uncapped:.3f}{cap}. "
-        "The norms' scales are taken as they were for this token, and what a part does by way of later blocks is not in its share."
+        "The norms' scales are taken as they were for this token; what a part does by way of later blocks is not in it."
     )
     if abs(made.total - made.uncapped) > 1e-2 * max(1.0, abs(made.uncapped)):
         st.warning("The parts do not add up to the model's own number: do not trust this chart.")

@@ -13,6 +13,7 @@ from debugger_app.panels.cause import cause
 from debugger_app.panels.lens import lens
 from debugger_app.panels.salience import salience
 from debugger_app.panels.tokens import boxed
+from debugger_app.visible import plain
 
 if TYPE_CHECKING:
     from debugger_app.frame import Opened
@@ -38,6 +39,5 @@ def look_closer(name: str, study: Study, token: int | None, here: Opened | None)
     chosen = st.segmented_control(
         "Panel", list(PANELS), default="Alternatives", key="panel", label_visibility="collapsed"
     )
-    st.markdown(f"**Token {token}**")
-    st.text(boxed(study.document.tokens[token]))
+    st.markdown(f"**Token {token}**: {plain(boxed(study.document.tokens[token]))}")
     PANELS[chosen or "Alternatives"](name, study, token, here)

@@ -32,12 +32,23 @@ def tokens(name: str, document: Document, *, key: str = "strip") -> int | None:
     )
     values, scale = measured(document, by or "surprisal")
     kept = f"{key}-token-{name}"
+    if kept not in st.session_state:
+        st.session_state[kept] = _from_address(name, len(document.tokens))
+    before: int | None = st.session_state[kept]
     shown = drawn(document, values, scale, None if by in (None, "surprisal", "entropy") else by)
-    st.session_state[kept] = token_strip(
-        shown, scale, "Tokens of prompt and reply", key=f"{key}-{name}", selected=st.session_state.get(kept)
-    )
-    chosen: int | None = st.session_state[kept]
+    clicked = token_strip(shown, scale, "Tokens of prompt and reply", key=f"{key}-{name}", selected=before)
+    chosen = before if clicked is None else clicked
+    st.session_state[kept] = chosen
+    if chosen is not None and st.query_params.get("run") == name:
+        st.query_params["token"] = str(chosen)
     return chosen
+
+
+def _from_address(name: str, count: int) -> int | None:
+    """The token that the address names, where it names this run."""
+    said = st.query_params.get("token", "")
+    named = st.query_params.get("run") == name and said.isdecimal() and len(said) < 6
+    return int(said) if named and int(said) < count else None
 
 
 def measured(document: Document, by: str) -> tuple[list[float], Scale]:
