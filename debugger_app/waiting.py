@@ -7,7 +7,7 @@ import streamlit as st
 from debugger_app.frame import opening_is_done
 
 
-@st.fragment(run_every=0.5)
+@st.fragment(run_every=1)
 def for_the_model() -> None:
     """Say that the model is being loaded; then draw the page with it."""
     if opening_is_done():
