@@ -82,7 +82,9 @@ class Visit:
         pytest.fail("it never became so")
 
     def download(self, label: str, to: Path) -> Path:
-        self.page.get_by_role("button", name="Share").click()
+        share = self.page.get_by_role("button", name="Share")
+        self.until(lambda: share.count() == 1)  # the example's goes when the run comes
+        share.click()
         with self.page.expect_download() as waiting:
             self.page.get_by_role("button", name=label).click()
         waiting.value.save_as(to)

@@ -105,7 +105,7 @@ def _heads(name: str, study: Study, summaries: list[Summary]) -> None:
 def _head(name: str, study: Study, token: int, here: Opened) -> None:
     gemma = here.model.gemma
     counts = interventions.heads_of(gemma)
-    columns = st.columns([2, 1, 1, 1], vertical_alignment="bottom")
+    columns = st.columns([3, 2, 3, 3], vertical_alignment="bottom")
     block = columns[0].selectbox(
         "Block", range(gemma.n_blocks), key=f"block-{name}", format_func=lambda b: f"{b}, {_kind(gemma.windows[b])}"
     )
