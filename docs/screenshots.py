@@ -110,8 +110,10 @@ def main() -> None:
             page.set_default_timeout(300_000)
             page.goto(url)
             for name, (before, heading) in SHOTS.items():
-                before(page)
-                if not options.only or name in options.only:
+                wanted = not options.only or name in options.only
+                if wanted or before is asked:
+                    before(page)
+                if wanted:
                     photograph(page, name, heading)
     finally:
         server.terminate()
