@@ -13,7 +13,7 @@ from debugger_helpers import HOSTILE, inert, workplace
 from streamlit.testing.v1 import AppTest
 
 import debugger_app
-from debugger_app import components, resources
+from debugger_app import components, example, resources
 from debugger_app.panels.closer import PANELS
 from debugger_app.study import Study
 from safety_kit.gemma import Gemma
@@ -197,3 +197,11 @@ def test_a_run_of_another_model_asks_this_one_nothing(page: AppTest) -> None:
     page.run()
     assert not page.exception
     assert "the model that made the run" in shown(page)
+
+
+def test_a_run_from_a_file_is_shown_at_once(page: AppTest) -> None:
+    raw = example.PLACE.read_bytes()
+    page.file_uploader[0].set_value(("run.json", raw, "application/json")).run()
+    assert not page.exception
+    assert study(page).document == example.document()
+    assert "A worked example" not in shown(page)

@@ -47,3 +47,4 @@ def take_in() -> None:
     st.session_state["taken"] = given.file_id
     with told():
         history.add(Study(read(given.getvalue())))
+        st.rerun()  # the whole page, since another run is open now
