@@ -13,5 +13,9 @@ st.navigation(
     [
         st.Page(PAGES / "inspect.py", title="Inspect", icon=":material/search:", default=True),
         st.Page(PAGES / "guard.py", title="Guard", icon=":material/shield:"),
+        st.Page(PAGES / "data.py", title="Data", icon=":material/table_rows:"),
+        st.Page(PAGES / "teach.py", title="Teach", icon=":material/school:"),
+        st.Page(PAGES / "compare.py", title="Compare", icon=":material/compare_arrows:"),
+        st.Page(PAGES / "runs.py", title="Runs", icon=":material/history:"),
     ]
 ).run()
