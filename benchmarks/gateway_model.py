@@ -88,7 +88,7 @@ def follows(gemma: Gemma, streams: int, duration: float = 10.0) -> tuple[float, 
     capture = Guard(Policy.load("default"), queue).capture
     assert capture is not None
     follow = queue.follower(capture)
-    words = [f"{word} " for word in (STORY * 60).split(" ")]
+    words = [f"{word} " for word in (STORY * 60).split()]
     last, worst = [0.0] * streams, [0.0] * streams
     start = threading.Barrier(streams)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import torch
 from transformers import DynamicCache
 
+from safety_kit.errors import SafetyKitError
 from safety_kit.gemma.segments import Segmenter
 from safety_kit.gemma.steps import CHUNK
 from safety_kit.gemma.trace import Trace, TraceView
@@ -121,6 +122,8 @@ class Follower:
         assert self._cache is not None
         try:
             states = self._reader([*self._unread, *new], self._cache, self._capture, alone=False)
+        except SafetyKitError:  # it waited too long, or the queue is closed
+            raise
         except Exception:
             # The pass may have failed by others' texts that shared it, and left half of the blocks' caches extended.
             self._restart(self._window)

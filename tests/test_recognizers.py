@@ -162,6 +162,7 @@ soup = st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join) | st.text("
 @example(text="+46 (0)8 928 571 38- (650) 253-0000 ")
 @example(text="+1 415 555 2671 (650) 253-0000 / 2021-01-02")
 @example(text="1 2 3 4 5 6 7 8 9 " * 6)
+@example(text="+010-1234-5678020 7946 0958")
 def test_phones_lose_and_add_nothing(text: str) -> None:
     """Against the matchers of every region, each over the whole text; of spans in each other the longer counts."""
     some = ("US", "GB", "DE", "BR", "CA")

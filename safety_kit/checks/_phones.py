@@ -23,6 +23,8 @@ _ABROAD: Final = re.compile(r"[(\[]?\+([0-9 ()\[\]./\-\n\t]*)")
 _NOT_DIGIT: Final = re.compile(r"[^0-9]+")
 SHORTEST: Final = 7  # digits: shorter numbers are of a few places only, and look like any number
 _LONGEST: Final = 40  # digits; the longest numbers with all their prefixes have fewer
+_ANY: Final = -1
+"""Stands for every region that takes nothing but numbers that name their country."""
 _KINDS: Final = (
     *("fixed_line", "mobile", "toll_free", "premium_rate", "shared_cost", "personal_number", "voip", "pager", "uan"),
     "voicemail",
@@ -58,37 +60,38 @@ class Phones:
             index = start + len(whole)
             if _digits(whole) < SHORTEST:
                 continue
-            tried = {candidate: self._regions_of(candidate) for candidate in candidates.tried(whole, start)}
-            regions = tried.pop(whole, frozenset())
-            if _names_its_country(whole):
-                regions &= {0}  # which speaks for all
-            if any(self._takes(text, n, whole, start) for n in sorted(regions)):
+            tried = candidates.tried(whole, start)
+            abroad = {candidate for candidate in tried if _names_its_country(candidate)}
+            regions = {candidate: self._of(candidate) for candidate in tried if candidate not in abroad}
+            first = [0] if whole in abroad else sorted(regions.pop(whole, ()))  # all read it alike: one speaks for them
+            if any(self._takes(text, n, whole, start) for n in first):
                 spans.append((start, index))
-            elif parts := frozenset[int]().union(*tried.values()):
-                inside = self._region_by_region(text, start, index, parts)
-                if inside is None:
-                    return [*spans, *(self._region_by_region(text, start, len(text), self._every) or ())]
-                spans += inside
+                continue
+            numbers = set().union(*regions.values())
+            if abroad - {whole}:
+                numbers.add(_ANY)
+            inside = self._region_by_region(text, start, index, numbers)
+            if inside is None:
+                return [*spans, *(self._region_by_region(text, start, len(text), set(self._every)) or ())]
+            spans += inside
         return spans
-
-    def _regions_of(self, candidate: str) -> frozenset[int]:
-        return self._every if _names_its_country(candidate) else self._of(candidate)
 
     def _takes(self, text: str, number: int, whole: str, start: int) -> bool:
         matcher = PhoneNumberMatcher(text, self._regions[number], Leniency.VALID)
         return matcher._parse_and_verify(whole, start) is not None
 
-    def _region_by_region(
-        self, text: str, start: int, end: int, numbers: frozenset[int]
-    ) -> list[tuple[int, int]] | None:
+    def _region_by_region(self, text: str, start: int, end: int, numbers: set[int]) -> list[tuple[int, int]] | None:
         """What these regions' own matchers find from `start` to `end`; None where one of them goes on beyond."""
         possible: dict[str, frozenset[int]] = {}
-        spans = set()
-        for n in numbers:
-            matcher = _Gated(text, start, end, self._regions[n], n, possible, self._of)
+        spans: set[tuple[int, int]] = set()
+        todo = sorted(numbers)  # `_ANY` comes first
+        for n in todo:
+            matcher = _Gated(text, start, end, self._regions[max(n, 0)], n, possible, self._of)
             spans |= {(match.start, match.end) for match in matcher if _digits(match.raw_string) >= SHORTEST}
             if matcher.goes_beyond:
                 return None
+            if n == _ANY:  # behind what all find, some may find more
+                todo += sorted(frozenset().union(*possible.values()) - numbers)
         return sorted(spans)
 
     def _of(self, candidate: str) -> frozenset[int]:
@@ -173,6 +176,8 @@ def _names_its_country(candidate: str) -> bool:
     if not (found := _ABROAD.fullmatch(candidate)):
         return False
     digits = _NOT_DIGIT.sub("", found[1])
+    if digits.startswith("0"):
+        return False
     return any(digits[:n].isdigit() and int(digits[:n]) in COUNTRY_CODE_TO_REGION_CODE for n in (1, 2, 3))
 
 

@@ -16,11 +16,16 @@ from typing import Final
 
 from safety_kit.checks.windows import Hit
 
-DISGUISE: Final = (
-    r"%[0-9A-Fa-f]{2}|=[0-9A-F]{2}|&#|&[A-Za-z]{2,8};|\\[ux]|\\[nrt](?=[^\W_])|[A-Za-z][A-Za-z+/_-]{19}"
-    r"|(?<!\w)(?:[A-Za-z0-9\u00c0-\u052f][\W_]{1,3}){4,}|(?<!\w)(?:[0-9A-Fa-f]{2}[\s:,;-]){4,}|[A-Za-z0-9][\u0370-\u052f]|[\u0370-\u052f][A-Za-z0-9]"
-    r"|[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\uff01-\uff5e\u2460-\u24ff\U0001d400-\U0001d7ff"
-    r"\U000e0000-\U000e007f]"
+_HIDDEN = (
+    r"\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\uff01-\uff5e\u2460-\u24ff\U0001d400-\U0001d7ff"
+    r"\U000e0000-\U000e007f"
+)
+DISGUISE: Final = (  # what it may begin with is asked first: this is tried at every character
+    rf"(?=[%=&\\{_HIDDEN}])"
+    rf"(?:%[0-9A-Fa-f]{{2}}|=[0-9A-F]{{2}}|&#|&[A-Za-z]{{2,8}};|\\[ux]|\\[nrt](?=[^\W_])|[{_HIDDEN}])"
+    r"|(?=[A-Za-z0-9\u00c0-\u052f])(?:[A-Za-z][A-Za-z+/_-]{19}"
+    r"|(?<!\w)(?:(?:[A-Za-z0-9\u00c0-\u052f][\W_]{1,3}){4,}|(?:[0-9A-Fa-f]{2}[\s:,;-]){4,})"
+    r"|[A-Za-z0-9][\u0370-\u052f]|[\u0370-\u052f][A-Za-z0-9])"
 )
 """Marks of a text in disguise: escapes and entities, a long encoded run (a shorter one holds a digit, as a rule),
 spaced letters, pairs of hex digits, letters of two scripts side by side, invisible and styled characters."""

@@ -158,7 +158,7 @@ class Flow:
         streams = self._services.streams
         if streams is not None and exchange.follow is not None and exchange.guard.checks_at(Stage.OUTPUT, "probe"):
             try:
-                await room.enter_async_context(streams.place())
+                await room.enter_async_context(streams.place(exchange.dialect.choices(exchange.body)))
             except Overloaded as error:
                 raise no_service(str(error), "overloaded") from error
 

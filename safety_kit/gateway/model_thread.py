@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -192,6 +193,7 @@ class ModelThread:
 
     def _next_readings(self) -> None:
         with self._work:
+            self._readings = deque(reading for reading in self._readings if not reading.done.cancelled())
             if not self._readings:
                 return
             first = self._readings[0]
@@ -209,8 +211,8 @@ class ModelThread:
             return
         for number, reading in enumerate(taken):
             length = len(reading.row.ids)
-            if reading.done.set_running_or_notify_cancel():
-                reading.done.set_result({b: s[number, :length].to("cpu", copy=True) for b, s in kept.items()})
+            own = {block: states[number, :length].to("cpu", copy=True) for block, states in kept.items()}
+            _succeed(reading.done, own)
 
     def _next_batch(self) -> None:
         with self._work:
@@ -236,6 +238,8 @@ class ModelThread:
 
     def _pass(self, batch: list[_Piece]) -> None:
         """Read a batch; when that fails, its halves, so that only those fail whose own text cannot be read."""
+        for request in {request for request, _ in batch if request.owner is not None and request.owner.left}:
+            _fail(request.done, Left())
         batch = [piece for piece in batch if not piece[0].done.done()]
         if not batch:
             return
@@ -249,7 +253,7 @@ class ModelThread:
             for (request, index), trace in zip(batch, traces, strict=True):
                 request.traces[index] = trace
                 if len(request.traces) == len(request.pieces):
-                    _succeed(request)
+                    _succeed(request.done, [request.traces[place] for place in range(len(request.pieces))])
         elif len(batch) == 1:
             self._drop(batch[0][0], plain(error))
         else:
@@ -281,11 +285,11 @@ def plain(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else RuntimeError(f"ended with {type(error).__name__}")
 
 
-def _succeed(request: _Request) -> None:
-    if request.done.set_running_or_notify_cancel():
-        request.done.set_result([request.traces[index] for index in range(len(request.pieces))])
+def _succeed(done: Future[T], result: T) -> None:
+    with suppress(InvalidStateError):  # it was cancelled, or has failed already
+        done.set_result(result)
 
 
 def _fail(done: Future[Any], error: BaseException) -> None:
-    if not done.done() and done.set_running_or_notify_cancel():
+    with suppress(InvalidStateError):
         done.set_exception(error)
