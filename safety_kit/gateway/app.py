@@ -61,6 +61,7 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     for router in routers:
         app.include_router(router)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _broken)
     routes = frozenset(route.path for router in routers for route in router.routes if isinstance(route, Route))
     if services.metrics is not None:
         services.metrics.know(routes=routes)
@@ -73,6 +74,11 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
 
     app.state.turned_away = turned_away
     return app
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """A fault that no endpoint has caught, such as one of telling an error; it goes on to who logs it."""
+    return error_response(500, "The gateway failed; its log says where.", "internal_error")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

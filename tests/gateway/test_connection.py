@@ -20,7 +20,7 @@ from safety_kit.gateway import connection
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
-HEAD = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+HEAD = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 WHOLE = HEAD + b"content-length: 2\r\n\r\n{}"
 
 
@@ -180,7 +180,7 @@ def test_connections_are_counted() -> None:
 
 def test_a_client_that_reads_nothing_is_cut_off() -> None:
     async def test(app: App, server: Served) -> None:
-        _reader, writer = await server.raw(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
+        _reader, writer = await server.raw(b"GET /stream HTTP/1.1\r\nhost: localhost\r\n\r\n")
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         await app.left.wait()
 
@@ -199,7 +199,7 @@ def test_a_half_closed_body_reaches_nobody() -> None:
 
 def test_a_half_closed_stream_ends() -> None:
     async def test(app: App, server: Served) -> None:
-        _reader, writer = await server.raw(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
+        _reader, writer = await server.raw(b"GET /stream HTTP/1.1\r\nhost: localhost\r\n\r\n")
         await app.streaming.wait()
         writer.write_eof()
         await app.left.wait()

@@ -183,6 +183,21 @@ def test_a_stream_that_breaks_ends_with_an_error_and_what_was_held_stays_held(
     assert (record.outcome, record.status, record.code) == ("error", 200, code)
 
 
+def test_a_stream_that_stalls_ends_with_an_error(address: str, fake: FakeUpstream) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for chunk in list(chunks(["Fine. ", "And ana@exam"]))[:-1]:
+            yield f"data: {json.dumps(chunk)}\n\n".encode()
+        await asyncio.sleep(30)
+
+    async def answer(asked: dict[str, Any], request: Request) -> Response:
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    fake.answer = answer
+    reply = post(address, stream=True)
+    assert events(reply)[-1]["error"]["code"] == "upstream_timeout"
+    assert "ana@" not in reply.text
+
+
 def test_a_stream_that_stops_is_told_by_the_openai_client(address: str, fake: FakeUpstream) -> None:
     async def answer(body: dict[str, Any], request: Request) -> Response:
         return fake.stream(list(chunks(["Fine. "]))[:-1], done=False)

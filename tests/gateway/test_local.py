@@ -166,7 +166,8 @@ def test_its_chunks_feed_the_output_probes(queue: ModelQueue, tmp_path: Path, th
 
 @pytest.mark.parametrize(("threshold", "finish"), [(0.99, "length"), (0.6, "content_filter")])
 @pytest.mark.parametrize(
-    ("path", "asked"), [("chat/completions", asking(temperature=1)), ("completions", {"prompt": "the cat", "temperature": 1})]
+    ("path", "asked"),
+    [("chat/completions", asking(temperature=1)), ("completions", {"prompt": "the cat", "temperature": 1})],
 )
 def test_who_waits_gets_what_one_who_reads_along_reads(
     queue: ModelQueue, tmp_path: Path, path: str, asked: dict[str, Any], threshold: float, finish: str

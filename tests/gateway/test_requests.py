@@ -154,7 +154,7 @@ def test_a_header_that_is_injected(address: str) -> None:
     assert host is not None
     with socket.create_connection((host, port or 0), timeout=10) as raw:
         raw.sendall(
-            f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-request-id: a\nset-cookie: b=c\r\ncontent-length: 2\r\n"
+            f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nx-request-id: a\nset-cookie: b=c\r\ncontent-length: 2\r\n"
             "content-type: application/json\r\nconnection: close\r\n\r\n{}".encode()
         )
         answer = b"".join(iter(lambda: raw.recv(65_536), b"")).lower()

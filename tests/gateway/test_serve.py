@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,36 @@ def test_a_stream_that_runs_when_it_is_stopped_is_ended(
         assert text.count("Two.") == 20
         assert text.endswith("data: [DONE]\n\n")
         assert process.wait(20) in (130, -number)
+
+
+@pytest.mark.allow_hosts(LOOPBACK)
+def test_a_stream_that_outlasts_the_drain_is_cut(
+    fake: FakeUpstream, upstream: str, policy: str, tmp_path: Path
+) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for chunk in list(chunks(["One. ", "Two. ", "And ana@exam"]))[:-1]:
+            yield f"data: {json.dumps(chunk)}\n\n".encode()
+        await asyncio.sleep(60)
+
+    async def answer(asked: dict[str, Any], request: Request) -> Response:
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    fake.answer = answer
+    config = tmp_path / "gateway.yaml"
+    config.write_text(f"policy: {policy}\nupstream: {{url: '{upstream}'}}\nlimits: {{drain: 1}}\n", encoding="utf-8")
+    with serving("--config", str(config)) as (address, process):
+        text = ""
+        with (
+            suppress(httpx.RemoteProtocolError),
+            httpx.stream("POST", f"{address}/v1/chat/completions", json={**BODY, "stream": True}) as reply,
+        ):
+            for piece in reply.iter_text():
+                text += piece
+                process.send_signal(signal.SIGTERM)
+        assert "One." in text
+        assert "ana@" not in text
+        assert "[DONE]" not in text
+        assert process.wait(20) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(
