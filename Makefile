@@ -37,6 +37,9 @@ demo: $(READY) ## the whole main job on the embedded Gemma: teach, guard, genera
 demo-loop: $(READY) ## your rule, your log, your complaint: taught, blocked, corrected, measured (ARGS="--lines 500" is quicker)
 	$(PY) -m debugger_app.loop $(ARGS)
 
+serve: $(READY) ## the gateway: the guard behind OpenAI's API, on this machine (ARGS="--upstream URL --policy P")
+	$(VENV)/bin/safety-kit serve $(ARGS)
+
 app: $(READY) ## the model debugger, in the browser (ARGS="--model M --policy P --port N")
 	$(VENV)/bin/safety-kit debug $(ARGS)
 
