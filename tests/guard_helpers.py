@@ -53,7 +53,14 @@ class FakeGemma:
 
 
 def make_artifact(
-    folder: Path, categories: Sequence[str], *, window: int = 12, stride: int = 4, digest: str = DIGEST, n: int = 200
+    folder: Path,
+    categories: Sequence[str],
+    *,
+    window: int = 12,
+    reply_window: int | None = None,
+    stride: int = 4,
+    digest: str = DIGEST,
+    n: int = 200,
 ) -> Path:
     """A classifier that reads activation 0 of block 2: the share of '!' among the last tokens."""
     weight = np.zeros(2 * SIZE, np.float32)
@@ -83,6 +90,7 @@ def make_artifact(
         },
         "blocks": [1, 2],
         "window": window,
+        "reply_window": reply_window,
         "stride": stride,
         "categories": dict.fromkeys(categories, record),
         "data_digest": "x",
