@@ -16,10 +16,10 @@ from safety_kit.types import Message
 if TYPE_CHECKING:
     from debugger_app.frame import Opened
 
-INSPECT: Final = "pages/inspect.py"
-GUARD: Final = "pages/guard.py"
-DATA: Final = "pages/data.py"
-TEACH: Final = "pages/teach.py"
+INSPECT: Final = "views/inspect.py"
+GUARD: Final = "views/guard.py"
+DATA: Final = "views/data.py"
+TEACH: Final = "views/teach.py"
 
 REPLY: Final = 40
 """Most tokens of the reply where a text is sent to Inspect."""

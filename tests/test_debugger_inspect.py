@@ -20,7 +20,7 @@ from safety_kit.gemma import Gemma
 
 pytestmark = pytest.mark.app
 
-PAGE = Path(debugger_app.__file__).parent / "pages" / "inspect.py"
+PAGE = Path(debugger_app.__file__).parent / "views" / "inspect.py"
 
 
 @pytest.fixture(scope="module")

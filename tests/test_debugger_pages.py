@@ -32,7 +32,7 @@ def open_page(embedded: Gemma, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     def open_page(name: str) -> AppTest:
         app = AppTest.from_file(str(APP), default_timeout=300)
         app.run()
-        app.switch_page(f"pages/{name}.py").run()
+        app.switch_page(f"views/{name}.py").run()
         assert not app.exception
         return app
 
@@ -118,15 +118,15 @@ def test_the_loop_in_the_browser_teaches_keeps_and_verifies(
 def test_two_runs_are_kept_compared_and_pinned(open_page: Callable[[str], AppTest]) -> None:
     app = open_page("compare")
     assert "Inspect two prompts first" in app.info[0].value
-    app.switch_page("pages/inspect.py").run()
+    app.switch_page("views/inspect.py").run()
     for text in ("The sky is blue.", "The sky is green."):
         write(app, "Prompt", text)
         next(field for field in app.number_input if field.label == "Reply tokens").set_value(1)
         press(app, "Inspect")
-    app.switch_page("pages/compare.py").run()
+    app.switch_page("views/compare.py").run()
     assert not app.exception
     table = next(frame.value for frame in app.dataframe if "surprisal, first" in frame.value)
     assert "≠" in list(table[""])
-    app.switch_page("pages/runs.py").run()
+    app.switch_page("views/runs.py").run()
     assert not app.exception
     assert len(next(frame.value for frame in app.dataframe if "pinned" in frame.value)) == 2

@@ -90,8 +90,9 @@ def _aims(document: Document, token: int, here: Opened) -> dict[str, Callable[[]
             )
     part = document.part_of(token)
     if part is not None:
-        for head in heads_at(here.guard, Stage.OUTPUT if part.role == "assistant" else Stage.INPUT):
-            start = max(part.start, part.stop - head.window)
+        stage = Stage.OUTPUT if part.role == "assistant" else Stage.INPUT
+        for head in heads_at(here.guard, stage):
+            start = max(part.start, part.stop - head.window_at(stage))
             aims[f"classifier {head.category}"] = lambda head=head, start=start, part=part: (  # type: ignore[misc]
                 until(part.stop),
                 objectives.classifier(head, start, part.stop),

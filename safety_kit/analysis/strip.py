@@ -87,10 +87,11 @@ def _strip(
     view: TraceView, head: Head, hidden: Mapping[int, NDArray[np.float32]], stage: Stage, limits: dict[Action, float]
 ) -> Strip:
     scores = head.token_scores(np.concatenate([hidden[block] for block in head.blocks], axis=1))
-    last = _window_means(scores, head.window)
-    decided = _decisions(last, stage, head.window, head.stride)
+    window = head.window_at(stage)
+    last = _window_means(scores, window)
+    decided = _decisions(last, stage, window, head.stride)
     probability = np.array([head.probability(score + head.bias, stage) for score in decided])
-    ends = tuple(dict.fromkeys(end - 1 for end in reading_ends(len(probability), stage, head.window, head.stride)))
+    ends = tuple(dict.fromkeys(end - 1 for end in reading_ends(len(probability), stage, window, head.stride)))
     return Strip(
         head.category,
         stage,

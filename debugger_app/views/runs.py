@@ -66,7 +66,7 @@ def session() -> None:
         else:
             pinned[name] = runs[name]
         st.rerun()
-    compare.page_link("pages/compare.py", label="Compare two", icon=":material/compare_arrows:")
+    compare.page_link("views/compare.py", label="Compare two", icon=":material/compare_arrows:")
     share.download_button(
         "Export",
         runs[name].document.model_dump_json(indent=1),
