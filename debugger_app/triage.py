@@ -10,7 +10,7 @@ import numpy as np
 
 from classifiers.rows import BadRow, parse_row
 from safety_kit.analysis.probabilities import CAPTURE, probabilities
-from safety_kit.gemma.model import WINDOW
+from safety_kit.gemma.windows import WINDOW
 from safety_kit.gemma.trace import Capture
 from safety_kit.types import Message, Sample
 

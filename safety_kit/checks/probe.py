@@ -105,12 +105,11 @@ class ProbeCheck:
             return _Window(0, ())
         hidden = {b: _floats(view.hidden(b)) for b in sorted({b for probe in probes for b in probe.head.blocks})}
         features = _by_blocks(probes, hidden)
+        heads = [probe.head for probe in probes]
+        scores = [(head, head.token_scores(features[head.blocks])) for head in heads]
         return _Window(
             len(view),
-            tuple(
-                decision_score(head.token_scores(features[head.blocks]), head.bias, stage, head.window_at(stage), head.stride)
-                for head in (probe.head for probe in probes)
-            ),
+            tuple(decision_score(own, head.bias, stage, head.window_at(stage), head.stride) for head, own in scores),
         )
 
     def _worst(self, windows: Sequence[_Window], stage: Stage) -> list[Finding]:
