@@ -10,8 +10,8 @@ import numpy as np
 
 from classifiers.rows import BadRow, parse_row
 from safety_kit.analysis.probabilities import CAPTURE, probabilities
-from safety_kit.gemma.windows import WINDOW
 from safety_kit.gemma.trace import Capture
+from safety_kit.gemma.windows import WINDOW
 from safety_kit.types import Message, Sample
 
 if TYPE_CHECKING:
