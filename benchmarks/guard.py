@@ -6,21 +6,18 @@ Finished parts are kept in the cache folder, so that a stopped run goes on where
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks import guard_cost, guard_quality, leaks, pii
 from benchmarks.house import guarded_ratio
-from benchmarks.result import NOT_RUN, Figure, write
+from benchmarks.parts import run
+from benchmarks.result import Figure
 from benchmarks.sets import FOLDER
 from safety_kit import console
-from safety_kit.cache import cache_dir
 from safety_kit.gemma import Gemma
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
@@ -49,7 +46,7 @@ def parts(data: Path, quick: bool, peer: Path | None = None) -> dict[str, Callab
         "generation": lambda: guarded_ratio(*model(), 3 if quick else 20)[0][:1],
         "published": lambda: shown(*guard_quality.published(model()[1], data, most)),
         "disguises": lambda: guard_quality.disguised(model()[1], data, 2 if quick else 6),
-        "replies": lambda: guard_quality.replies(*model(), 4 if quick else 48),
+        "replies": lambda: guard_quality.replies(*model(), *((5, 2) if quick else (60, 100))),
     }
 
 
@@ -76,27 +73,7 @@ def main() -> int:
         print(f"The published sets are not at {options.data}; name their folder with --data.", file=sys.stderr)
         return 0
     torch.set_num_threads(2)
-    kept = cache_dir() / "bench" / f"guard{'-quick' if options.quick else ''}.jsonl"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    if options.fresh or options.only:
-        kept.unlink(missing_ok=True)
-    lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
-    done: dict[str, list[dict[str, Any]]] = dict(map(json.loads, lines))
-    figures: list[Figure] = []
-    for name, measure in parts(options.data, options.quick, options.llm_guard).items():
-        if options.only and name not in options.only:
-            continue
-        if name not in done:
-            done[name] = [asdict(one) for one in measure()]
-            with kept.open("a", encoding="utf-8") as log:
-                log.write(json.dumps([name, done[name]]) + "\n")
-        for one in (Figure(**fields) for fields in done[name]):
-            mark = {True: "met", False: "NOT MET", None: ""}[one.met]
-            told = f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}] " if one.unit != NOT_RUN else ""
-            print(f"{one.what}: {told}{one.unit} {one.goal} {mark}")
-            figures.append(one)
-    if not options.quick and not options.only:
-        print(write("guard", figures))
+    run("guard", parts(options.data, options.quick, options.llm_guard), options)
     return 0
 
 

@@ -19,6 +19,7 @@ PLACES = {
     "lora": FIGURES,
     "contexts": FIGURES,
     "languages": FIGURES,
+    "gateway": FIGURES,
 }
 
 

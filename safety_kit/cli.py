@@ -15,18 +15,24 @@ from typer.core import TyperGroup
 
 from safety_kit import __version__, console
 from safety_kit.commands import (
+    audit,
     calibrate,
     check,
     classify,
     data,
+    debug,
     demo,
     explain,
     generate,
+    inspect,
     judge,
+    keys,
     measure,
     policy,
     publish,
+    review,
     scan,
+    serve,
     study,
     teach,
 )
@@ -127,8 +133,14 @@ app.command()(publish.publish)
 app.command()(check.check)
 app.command()(scan.scan)
 app.command()(generate.generate)
+app.command()(serve.serve)
+app.command()(inspect.inspect)
+app.command()(debug.debug)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
+app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
+app.add_typer(review.app, name="review")
 
 
 def main() -> NoReturn:

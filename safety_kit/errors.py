@@ -8,7 +8,9 @@ SafetyKitError (3)
 │   │   └── MissingArtifact  a category that was never taught for this model
 │   ├── ModelError           a model that cannot be had, or is no supported Gemma
 │   └── ConversationError    a request or a reply that is no chat completion
+├── AuditError (3)           the audit log cannot be written now
 ├── CheckTimeout (3)         a check that did not come back in time; a verdict's error, raised to no caller
+├── Overloaded (3)           more work than the machine has room for; ask again later
 └── MissingExtra (3)         a package of an extra that is not installed
 """
 
@@ -51,8 +53,24 @@ class ConversationError(UserError):
     """A request, a response or a chunk that has not the form of a chat completion."""
 
 
+class AuditError(SafetyKitError):
+    """A line of the audit log could not be written, or could not be now."""
+
+
 class CheckTimeout(SafetyKitError):
     """A check did not come back in time."""
+
+
+class Overloaded(SafetyKitError):
+    """There is no room for more work now.
+
+    Attributes:
+        retry_after: Seconds after which asking again is worth it.
+    """
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class MissingExtra(SafetyKitError):

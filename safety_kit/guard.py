@@ -23,6 +23,7 @@ from safety_kit.types import Action, CheckError, Finding, Role, Sample, Stage, V
 if TYPE_CHECKING:
     from safety_kit.chat.exchange import RequestVerdict, ResponseVerdict
     from safety_kit.checks.probe import ProbeCheck
+    from safety_kit.followed_stream import Follow
     from safety_kit.gemma.trace import Capture
     from safety_kit.golden import Tracer
     from safety_kit.vault import Vault
@@ -220,6 +221,7 @@ class Guard:
         *,
         vault: Vault | None = None,
         request_id: str | None = None,
+        follow: Follow | None = None,
     ) -> ResponseVerdict:
         """Check every text of a chat completion; `ResponseStream` does it for a streamed one.
 
@@ -228,6 +230,8 @@ class Guard:
             request: What it answers.
             vault: Of the conversation; what is passed on is not restored yet, which is the vault's `restore`'s part.
             request_id: Stands on every verdict; one is made without it.
+            follow: Makes what reads the texts for the probes, as they came; with it they are read as a stream's are, so
+                that both decide alike. Without it a text is read as the text checks have redacted it.
 
         Returns:
             The verdicts by place, and the response that may be passed on.
@@ -237,7 +241,11 @@ class Guard:
         """
         from safety_kit.chat import exchange
 
-        return exchange.check_response(self, response, request, request_id or new_request_id(), vault)
+        return exchange.check_response(self, response, request, request_id or new_request_id(), vault, follow)
+
+    def probed(self, samples: Sequence[Sample]) -> list[Outcome]:
+        """What the probes say of each text, below their thresholds too; a fault is in the outcome."""
+        return self._run(self.probes, samples) if self.probes else [Outcome() for _ in samples]
 
     @staticmethod
     def merge(first: Verdict, then: Verdict) -> Verdict:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from safety_kit.checks.base import Check
-from safety_kit.errors import CheckTimeout, SafetyKitError
+from safety_kit.errors import CheckTimeout, Overloaded, SafetyKitError
 from safety_kit.policy import Policy
 from safety_kit.types import Action, CheckError, Finding, ScoreKind, Stage
 
@@ -45,6 +45,8 @@ def fault(check: Check, error: Exception) -> CheckError:
     """What is told of an exception: its message only where it is the kit's own, because others may quote the text."""
     if isinstance(error, CheckTimeout):
         return CheckError(check.name, str(error), "timeout")
+    if isinstance(error, Overloaded):
+        return CheckError(check.name, str(error), "overloaded")
     message = f": {error}" if isinstance(error, SafetyKitError) else ""
     return CheckError(check.name, f"failed with {type(error).__name__}{message}")
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-import yaml
 from pydantic import (
     Field,
     SerializeAsAny,
@@ -15,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from safety_kit import strict_yaml
 from safety_kit.catalogue import (
     invisible_categories,
     language_categories,
@@ -39,7 +39,7 @@ from safety_kit.check_options import (
     ToolsOptions,
     UrlsOptions,
 )
-from safety_kit.errors import PolicyError
+from safety_kit.errors import PolicyError, UserError
 from safety_kit.plugins import installed, plugin
 
 Probability = Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)]
@@ -153,20 +153,6 @@ class PolicyFile(Strict):
     examples: tuple[ExampleOptions, ...] = Field(default=(), description="What `safety-kit policy test` runs.")
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                line = key.start_mark.line + 1
-                raise PolicyError(f"line {line}: the key {key.value!r} is given twice; remove one of them.")
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read(text: str) -> PolicyFile:
     """Parse and check a policy file.
 
@@ -174,12 +160,9 @@ def read(text: str) -> PolicyFile:
         PolicyError: With the place and the remedy.
     """
     try:
-        content = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or "unreadable"
-        raise PolicyError(f"{place}this is no valid YAML ({problem}); correct it.") from error
+        content = strict_yaml.parse(text)
+    except UserError as error:
+        raise PolicyError(str(error)) from error
     if not isinstance(content, dict):
         raise PolicyError("A policy is a mapping with version, name, checks and rules; see data/policies/default.yaml.")
     try:
@@ -191,36 +174,27 @@ def read(text: str) -> PolicyFile:
 
 
 def _sentence(error: ValidationError) -> str:
-    fault = error.errors(include_url=False, include_input=False)[0]
+    fault = strict_yaml.first_fault(error)
     loc = list(fault["loc"])
     if loc[:1] == ["checks"] and len(loc) > 2 and loc[2] in _BUILT_IN:
         del loc[2]  # pydantic's tag of the union
     if "form" in loc:
         loc = loc[: loc.index("form") + 1]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".") or "policy"
-    context = fault.get("ctx", {})
+    place = strict_yaml.place_of(loc, "policy")
     match fault["type"]:
-        case "extra_forbidden":
-            return f"{place}: unknown key; correct its spelling or remove it."
-        case "missing":
-            return f"{place}: is missing."
         case "union_tag_invalid":
             known = ", ".join([*sorted(_BUILT_IN), *sorted(installed().keys() - _BUILT_IN)])
             return f"{place}.type: unknown check type; use one of {known}."
         case "union_tag_not_found":
             return f"{place}.type: is missing."
-        case "string_type":
-            return f"{place}: must be a text; put it in quotes."
-        case "literal_error" if loc[-1] != "form":
-            return f"{place}: use {context['expected']}."
+        case "extra_forbidden" | "missing" | "string_type" | "value_error":
+            return f"{place}: {strict_yaml.remedy(fault)}"
         case _ if "form" in loc:
             return f"{place}: use mask, hash, pseudonymise or {{replace: 'text'}}."
-        case "value_error":
-            return f"{place}: {context['error']}."
         case _ if loc[-1:] in (["threshold"], ["max_fpr"], ["blocked_harmless"]):
             return f"{place}: use a number between 0 and 1, both excluded."
         case _:
-            return f"{place}: {fault['msg'][:1].lower()}{fault['msg'][1:]}."
+            return f"{place}: {strict_yaml.remedy(fault)}"
 
 
 def given_by(name: str, options: CheckOptions) -> frozenset[str] | None:

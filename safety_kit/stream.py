@@ -115,6 +115,11 @@ class StreamGuard:
         """All that was released so far."""
         return "".join(self._released)
 
+    @property
+    def held(self) -> int:
+        """Characters that came and are not released."""
+        return len(self._held) + len(self._queue)
+
     def feed(self, text: str, hidden: Mapping[int, Any] | None = None) -> Released:
         """Read on. After a block nothing is released any more.
 
@@ -139,6 +144,19 @@ class StreamGuard:
             position += QUANTUM
         self._queue = pending[position:]
         return self._release("".join(parts))
+
+    def lose_activations(self, error: Exception) -> None:
+        """No more activations will come: the probes have failed, and `on_error` says what that does to the rest.
+
+        Args:
+            error: Why.
+        """
+        if self._verdict is None and self._reads_tokens:
+            assert self._guard.probes is not None
+            self._errors.append(fault(self._guard.probes, error))
+            self._readers = [reader for reader in self._readers if reader.check is not self._guard.probes]
+            if self._guard.policy.on_error is Action.BLOCK:
+                self._verdict = self._decide()
 
     def close(self) -> Released:
         """The reply is complete: release or withhold the rest, and decide."""

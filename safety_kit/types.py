@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 Span: TypeAlias = tuple[int, int]
 """Half-open code-point offsets into the raw text."""
 
-FaultKind: TypeAlias = Literal["error", "timeout", "uncheckable"]
-"""A check failed or said nonsense; it did not come back in time; there is no check that could read this part."""
+FaultKind: TypeAlias = Literal["error", "timeout", "uncheckable", "overloaded"]
+"""A check failed or said nonsense; it did not come back in time; there is no check that could read this part; the model
+that it asks has too much to read."""
 
 ScoreKind: TypeAlias = Literal["calibrated", "rule", "uncalibrated"]
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]

@@ -84,5 +84,6 @@ def test_every_command_is_in_the_readme() -> None:
         *("check", "generate", "train", "evaluate", "classify", "policy show", "policy add", "prepare", "explain"),
         *("data check", "compare", "next", "curve", "judge", "calibrate", "publish", "scan"),
         *("policy new", "policy test", "policy diff", "policy explain"),
+        *("serve", "keys new", "audit verify", "review export", "inspect"),
     ):
         assert f"safety-kit {command}" in shown

@@ -17,8 +17,8 @@ from test_gemma_load import one_thread as one_thread
 from test_gemma_load import plain, tiny
 
 from safety_kit.errors import UserError
-from safety_kit.gemma import Capture, Gemma, Tokens, model
-from safety_kit.gemma.model import OVERLAP, WINDOW
+from safety_kit.gemma import Capture, Gemma, Tokens, windows
+from safety_kit.gemma.windows import OVERLAP, WINDOW
 from safety_kit.testing import FAMILIES
 from safety_kit.types import Message
 
@@ -373,7 +373,7 @@ def test_of_a_long_text_a_few_windows_are_in_memory(monkeypatch: pytest.MonkeyPa
         return traces
 
     monkeypatch.setattr(Gemma, "forward", spy)
-    monkeypatch.setattr(model, "TRACED", 2048)
+    monkeypatch.setattr(windows, "TRACED", 2048)
     read = gemma.read_texts(items, Capture((1, 3)), lambda index, view: (index, view.hidden(3).sum().item(), len(view)))
     assert len(calls) > 4
     assert max(calls) <= 2048

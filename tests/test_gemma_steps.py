@@ -16,7 +16,8 @@ from test_gemma_load import plain, tiny
 
 from safety_kit.errors import UserError
 from safety_kit.gemma import Capture, Gemma, Prefill, Prompt, Sampling, Step, Tokens
-from safety_kit.gemma import steps as module
+from safety_kit.gemma import decoding as module
+from safety_kit.gemma import steps as steps_module
 from safety_kit.gemma.tokens import Detokenizer
 from safety_kit.testing import FAMILIES
 from safety_kit.types import Message
@@ -169,7 +170,7 @@ def test_a_prefill_in_chunks_is_one_pass(family: str, size: int, monkeypatch: py
     gemma = tiny(family)
     prompt = Prompt(tokens_of(60), ())
     whole = gemma.prefill(prompt, Capture(ALL))
-    monkeypatch.setattr(module, "CHUNK", size)
+    monkeypatch.setattr(steps_module, "CHUNK", size)
     with counted(gemma) as seen:
         cut = gemma.prefill(prompt, Capture(ALL))
     assert set(seen.values()) == {60}
@@ -399,3 +400,42 @@ def test_the_embedded_gemma_reuses_a_prefix(embedded: Gemma) -> None:
     fresh = embedded.prefill(prompt, Capture(blocks))
     made = embedded.prefill(prompt, Capture(blocks), reuse=embedded.prefill(prefix(prompt, 60), Capture(blocks)))
     assert all(close(made.trace.hidden[block], fresh.trace.hidden[block], 1e-3) for block in blocks)
+
+
+# --- several at once
+
+
+@pytest.mark.parametrize("attn", [None, "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_replies_made_together_are_those_made_alone(family: str, attn: Any) -> None:
+    """Whatever their lengths, and beyond the sliding window; some end before the others, some join late."""
+    gemma, capture = tiny(family, attn=attn), Capture((1, 4))
+    settings = [
+        Sampling(max_tokens=25),
+        Sampling(max_tokens=4, temperature=1.0, seed=3),
+        Sampling(max_tokens=12, top_k=5, temperature=0.7, seed=1),
+    ]
+    prompts = [gemma.render([Message("user", "the cat " * many)]) for many in (1, 9, 30)]
+    alone = [
+        list(gemma.steps(gemma.prefill(prompt, capture), sampling, capture))
+        for prompt, sampling in zip(prompts, settings, strict=True)
+    ]
+    running = [
+        module.Decoding(gemma, gemma.prefill(p, capture), s, likeliest=2)
+        for p, s in zip(prompts, settings, strict=True)
+    ]
+    together: list[list[Step]] = [[] for _ in running]
+    turn = 0
+    while any(not decoding.ended for decoding in running):
+        now = [n for n, decoding in enumerate(running) if not decoding.ended and turn >= 2 * n]
+        for n, step in zip(now, module.step_together(gemma, [running[n] for n in now], capture), strict=True):
+            together[n].append(step)
+        turn += 1
+    for mine, expected in zip(together, alone, strict=True):
+        assert [(s.token_id, s.text, s.finish) for s in mine] == [(s.token_id, s.text, s.finish) for s in expected]
+        for step, other in zip(mine, expected, strict=True):
+            assert step.logprob == pytest.approx(other.logprob, abs=1e-3)
+            assert set(step.hidden) == set(other.hidden)
+            assert all(close(step.hidden[block], other.hidden[block], 1e-3) for block in step.hidden)
+            assert len(step.likeliest) == 2
+            assert step.likeliest[0][1] >= step.logprob - 1e-6

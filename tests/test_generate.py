@@ -21,7 +21,7 @@ from safety_kit import artifacts, generate
 from safety_kit import vault as vault_module
 from safety_kit.errors import UserError
 from safety_kit.gemma import Capture, Gemma, Prompt, Sampling
-from safety_kit.gemma import steps as steps_module
+from safety_kit.gemma import decoding as decoding_module
 from safety_kit.generate import GuardedGemma, Reply
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
@@ -134,7 +134,7 @@ def script(monkeypatch: pytest.MonkeyPatch, text: str, end: str | None = None) -
     count = len(tuple(ids))
     rest = [tiny().vocabulary.control[end]] if end else itertools.repeat(tiny().vocabulary.content("z").ids[0])
     turn = itertools.chain(ids, rest)
-    monkeypatch.setattr(steps_module, "choose", lambda *_: next(turn))
+    monkeypatch.setattr(decoding_module, "choose", lambda *_: next(turn))
     return count
 
 

@@ -26,8 +26,8 @@ from safety_kit.evidence import Evidence, Guideline, read_evidence
 from safety_kit.gemma import Gemma, Sampling
 from safety_kit.gemma import judge as judging
 from safety_kit.gemma.judge import Question, log_odds, probability, yes_probability
-from safety_kit.gemma.model import OVERLAP, WINDOW
 from safety_kit.gemma.tokens import Vocabulary
+from safety_kit.gemma.windows import OVERLAP, WINDOW
 from safety_kit.generate import GuardedGemma
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy

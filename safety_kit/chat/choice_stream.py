@@ -12,10 +12,12 @@ from safety_kit.chat.exchange import check_reply
 from safety_kit.chat.places import Path, Walker, is_identifier, show
 from safety_kit.chat.wire import MEDIA_PARTS, ROLES, TEXT_PARTS
 from safety_kit.errors import ConversationError
+from safety_kit.followed_stream import FollowedStream
 from safety_kit.stream import Released, StreamGuard
 from safety_kit.types import Stage, Verdict
 
 if TYPE_CHECKING:
+    from safety_kit.followed_stream import Follow
     from safety_kit.guard import Guard
     from safety_kit.vault import Vault
 
@@ -65,7 +67,15 @@ class _Call:
 class ChoiceStream:
     """The state of one choice. `verdict` is set once it is blocked; `done` once it has ended, in either way."""
 
-    def __init__(self, guard: Guard, index: int, asked: Asked, request_id: str, vault: Vault | None) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        index: int,
+        asked: Asked,
+        request_id: str,
+        vault: Vault | None,
+        follow: Follow | None = None,
+    ) -> None:
         self.index = index
         self.places: list[PlaceVerdict] = []
         self.verdict: Verdict | None = None
@@ -74,22 +84,34 @@ class ChoiceStream:
         self._asked = asked
         self._request_id = request_id
         self._vault = vault
-        self._channels: dict[Path, StreamGuard] = {}
+        self._follow = follow
+        self._channels: dict[Path, StreamGuard | FollowedStream] = {}
         self._calls: dict[int, _Call] = {}
         self._function: _Call | None = None
         self._rest: dict[str, list[Any]] = {}  # deltas that are no text, by field
         self._parts: list[Any] = []  # of the content, that are no text
         self._held = 0
         self._shown = False  # some content was released
+        self._hidden: Mapping[int, Any] | None = None  # activations of the content that is being read
         self._noted: set[str] = set()
 
-    def read(self, delta: Mapping[Any, Any]) -> dict[str, Any]:
+    @property
+    def held(self) -> int:
+        """Characters of its texts that came and are not released."""
+        return sum(channel.held for channel in self._channels.values())
+
+    def read(self, delta: Mapping[Any, Any], hidden: Mapping[int, Any] | None = None) -> dict[str, Any]:
         """Take in a delta: the delta that may be released now.
+
+        Args:
+            delta: The delta.
+            hidden: Activations of its content, where this is one token.
 
         Raises:
             ConversationError: It is no delta.
         """
         out: dict[str, Any] = {}
+        self._hidden = hidden
         for key, value in delta.items():
             if self.verdict is not None:
                 break
@@ -153,21 +175,31 @@ class ChoiceStream:
             self._rest.setdefault(key, []).append(value)
 
     def _grow(self, path: Path, text: str, out: dict[str, Any]) -> None:
+        hidden = self._hidden if path == ("content",) else None
+        if not text and hidden is None:  # says nothing yet, not even whether activations will come
+            if self.verdict is None:
+                _put(out, path, "")
+            return
         if path not in self._channels:
             if len(self._channels) == MAX_CHANNELS:
                 raise ConversationError(f"A choice has more than {MAX_CHANNELS} texts.")
-            self._channels[path] = StreamGuard(
-                self._guard,
-                self._asked.prompt,
-                activations=False,
-                system=self._asked.system,
-                vault=self._vault,
-                request_id=self._request_id,
-            )
+            self._channels[path] = self._channel(hidden is not None)
         if self.verdict is None:
             if not text:
                 _put(out, path, "")
-            self._release(path, self._channels[path].feed(text), out)
+            self._release(path, self._channels[path].feed(text, hidden), out)
+
+    def _channel(self, activations: bool) -> StreamGuard | FollowedStream:
+        follow = None if activations or self._guard.probes is None else self._follow
+        stream = StreamGuard(
+            self._guard,
+            self._asked.prompt,
+            activations=activations or follow is not None,
+            system=self._asked.system,
+            vault=self._vault,
+            request_id=self._request_id,
+        )
+        return stream if follow is None else FollowedStream(stream, follow(self._asked.prompt))
 
     def _release(self, path: Path, released: Released, out: dict[str, Any]) -> None:
         if released.text:

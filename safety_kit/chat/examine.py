@@ -12,13 +12,16 @@ from safety_kit.chat.joined import Joined, Piece, seams, windows
 from safety_kit.chat.places import Path, Walker, rewritten, show
 from safety_kit.chat.verdict_cache import check_cached
 from safety_kit.checks.length import too_many_turns
-from safety_kit.errors import ConversationError
+from safety_kit.errors import ConversationError, Overloaded
 from safety_kit.redact import Cut, merge, writer
 from safety_kit.types import Action, Finding, Role, Sample, Stage, Verdict
 
 if TYPE_CHECKING:
+    from safety_kit.followed_stream import Follow
     from safety_kit.guard import Guard, Which
     from safety_kit.vault import Vault
+
+_GROWING = frozenset({"content", "reasoning", "refusal"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +64,19 @@ class Examined:
         return next((p.verdict for p in self.places if p.choice == choice and p.verdict.blocked), None)
 
 
-def examine(guard: Guard, conversation: Conversation, request_id: str, vault: Vault | None = None) -> Examined:
+def examine(
+    guard: Guard,
+    conversation: Conversation,
+    request_id: str,
+    vault: Vault | None = None,
+    follow: Follow | None = None,
+) -> Examined:
     """Check every place: strings by themselves, then what is read together, then what a model reads.
 
     A later step reads what the earlier ones would pass on, and nothing of a choice, or of a request, that is blocked.
+    With `follow` the probes read what a stream's would: each text of a reply as it came.
     """
-    return _Examiner(guard, conversation, request_id, vault).run()
+    return _Examiner(guard, conversation, request_id, vault, follow).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +97,10 @@ class _Reading:
 
 
 class _Examiner:
-    def __init__(self, guard: Guard, conversation: Conversation, request_id: str, vault: Vault | None) -> None:
+    def __init__(
+        self, guard: Guard, conversation: Conversation, request_id: str, vault: Vault | None, follow: Follow | None
+    ) -> None:
+        self.follow = follow if conversation.stage is Stage.OUTPUT and guard.probes else None
         self.guard = guard
         self.conversation = conversation
         self.vault = vault
@@ -117,6 +130,8 @@ class _Examiner:
         return self.out
 
     def _check(self, samples: Sequence[Sample], which: Which) -> list[Verdict]:
+        if any(sample.trace is not None for sample in samples):  # the cache knows texts, not their traces
+            return self.guard.check(samples, which, vault=self.vault, request_id=self.request_id)
         return check_cached(self.guard, samples, which, self.request_id, self.vault)
 
     def _note(self, verdict: Verdict, path: Path, kind: Kind, role: Role, choice: int | None) -> None:
@@ -132,6 +147,18 @@ class _Examiner:
     def _sample(self, unit: Unit, text: str, tool: str | None = None) -> Sample:
         asked = self._asked
         return Sample(text, unit.role, self.conversation.stage, asked.prompt, system=asked.system, tool=tool)
+
+    def _followed(self, unit: Unit, text: str) -> Sample:
+        """A text as a stream's follower reads it; what grows in no stream is left to the guard."""
+        sample = self._sample(unit, text)
+        if self.follow is None or unit.raw is not None or len(unit.places) != 1 or unit.kind not in _GROWING:
+            return sample
+        try:
+            return replace(sample, trace=self.follow(sample.prompt).trace(self.given[unit.places[0].path]))
+        except Overloaded:
+            raise
+        except Exception:  # the guard reads it itself; when that fails, too, it is a fault
+            return sample
 
     @property
     def _asked(self) -> Asked:
@@ -241,7 +268,7 @@ class _Examiner:
         samples, filed = [], []
         for unit in self.conversation.units:
             if self._open(unit.choice) and (text := self._prose(unit)):
-                samples.append(self._sample(unit, text))
+                samples.append(self._followed(unit, text))
                 filed.append((unit.path, unit.kind, unit.role, unit.choice))
         for reading in self._together():
             new = reading.kind == "turns" or reading.stage is not self.conversation.stage

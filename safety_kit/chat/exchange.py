@@ -13,6 +13,7 @@ from safety_kit.chat.wire import RECORDS
 from safety_kit.types import Action, Verdict
 
 if TYPE_CHECKING:
+    from safety_kit.followed_stream import Follow
     from safety_kit.guard import Guard
     from safety_kit.vault import Vault
 
@@ -80,18 +81,28 @@ def check_request(guard: Guard, request: Any, request_id: str, vault: Vault | No
 
 
 def check_response(
-    guard: Guard, response: Any, request: Any, request_id: str, vault: Vault | None = None
+    guard: Guard,
+    response: Any,
+    request: Any,
+    request_id: str,
+    vault: Vault | None = None,
+    follow: Follow | None = None,
 ) -> ResponseVerdict:
     """See `Guard.check_response`."""
     asked = NOTHING if request is None else read_request(request).asked
-    return check_reply(guard, response, asked, request_id, vault)
+    return check_reply(guard, response, asked, request_id, vault, follow)
 
 
 def check_reply(
-    guard: Guard, response: Any, asked: Asked, request_id: str, vault: Vault | None = None
+    guard: Guard,
+    response: Any,
+    asked: Asked,
+    request_id: str,
+    vault: Vault | None = None,
+    follow: Follow | None = None,
 ) -> ResponseVerdict:
     """The same, by what is answered."""
-    examined = examine(guard, read_response(response, asked), request_id, vault)
+    examined = examine(guard, read_response(response, asked), request_id, vault, follow)
     body = dict(rewritten(response, examined.edits))
     everywhere = examined.blocking(None)
     if everywhere is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from safety_kit.chat.answers import MAX_CHOICES
 from safety_kit.chat.choice_stream import ChoiceStream
 from safety_kit.chat.conversation import NOTHING, read_request
 from safety_kit.chat.examine import PlaceVerdict
@@ -17,10 +18,9 @@ from safety_kit.guard import new_request_id
 from safety_kit.types import Action, CheckError, Sample, Stage, Verdict
 
 if TYPE_CHECKING:
+    from safety_kit.followed_stream import Follow
     from safety_kit.guard import Guard
     from safety_kit.vault import Vault
-
-MAX_CHOICES: Final = 128
 
 _OWN: Final = frozenset({"index", "delta", "finish_reason"})
 _TELLTALE: Final = frozenset({"logprobs", "token_ids", "obfuscation"})
@@ -42,6 +42,7 @@ class ResponseStream:
         *,
         vault: Vault | None = None,
         request_id: str | None = None,
+        follow: Follow | None = None,
     ) -> None:
         """Start a stream.
 
@@ -50,11 +51,14 @@ class ResponseStream:
             request: What is answered.
             vault: Of the conversation; what is released is not restored yet, which is the vault's `restorer`'s part.
             request_id: Stands on every verdict; one is made without it.
+            follow: Makes what reads a text that comes without activations, so that output probes decide as it grows;
+                without it a policy that has some withholds the text until its end.
 
         Raises:
             ConversationError: The request is none.
         """
         self._guard = guard
+        self._follow = follow
         self._asked = read_request(request).asked if request is not None else NOTHING
         self._request_id = request_id or new_request_id()
         self._vault = vault
@@ -69,11 +73,19 @@ class ResponseStream:
         own = (place for choice in self._choices.values() for place in choice.places)
         return Verdicts((*self._places, *own), self._guard.digest)
 
-    def feed(self, chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
+    @property
+    def held(self) -> int:
+        """Characters that came and are not released."""
+        return sum(choice.held for choice in self._choices.values())
+
+    def feed(self, chunk: Mapping[str, Any], hidden: Mapping[int, Any] | None = None) -> list[dict[str, Any]]:
         """Read a chunk: the chunks that may be released now.
 
         Args:
             chunk: A ``chat.completion.chunk``, as `json.loads` gives it.
+            hidden: Where the guard's own model writes: activations of the chunk's content, which is one token of one
+                choice. If the first piece of a text brings some, all must; if not, a policy with probes withholds it
+                until its end, when the guard's model reads it, or has it followed.
 
         Raises:
             ConversationError: It is none. The stream is then closed, and gives nothing more.
@@ -81,7 +93,7 @@ class ResponseStream:
         if self._closed:
             return []
         try:
-            return self._feed(chunk)
+            return self._feed(chunk, hidden)
         except Exception:
             self._closed = True
             broken = CheckError("conversation", "a chunk could not be read")
@@ -98,7 +110,7 @@ class ResponseStream:
         ended = [choice for choice in ended if choice["delta"] or choice["finish_reason"]]
         return [{**self._head, "choices": ended}] if ended else []
 
-    def _feed(self, chunk: Any) -> list[dict[str, Any]]:
+    def _feed(self, chunk: Any, hidden: Mapping[int, Any] | None) -> list[dict[str, Any]]:
         if not isinstance(chunk, dict) or not isinstance(chunk.get("choices"), list):
             raise ConversationError("A chunk must be a mapping with a list of choices.")
         head, blocking = self._around({name: value for name, value in chunk.items() if name != "choices"})
@@ -108,7 +120,7 @@ class ResponseStream:
             ended = [choice.block(blocking, {}) for choice in self._choices.values() if not choice.done]
             return [{**self._head, "choices": ended}] if ended else []
         self._head = {name: value for name, value in head.items() if name in RECORDS - {"usage"}}
-        made = [out for given in chunk["choices"] if (out := self._one(given)) is not None]
+        made = [out for given in chunk["choices"] if (out := self._one(given, hidden)) is not None]
         return [{**head, "choices": made}] if made or not chunk["choices"] or head.get("usage") else []
 
     def _choice(self, given: Any) -> ChoiceStream:
@@ -118,10 +130,12 @@ class ResponseStream:
         if index not in self._choices:
             if len(self._choices) == MAX_CHOICES:
                 raise ConversationError(f"A stream has more than {MAX_CHOICES} choices.")
-            self._choices[index] = ChoiceStream(self._guard, index, self._asked, self._request_id, self._vault)
+            self._choices[index] = ChoiceStream(
+                self._guard, index, self._asked, self._request_id, self._vault, self._follow
+            )
         return self._choices[index]
 
-    def _one(self, given: Any) -> dict[str, Any] | None:
+    def _one(self, given: Any, hidden: Mapping[int, Any] | None) -> dict[str, Any] | None:
         choice = self._choice(given)
         if choice.done:
             return None
@@ -133,7 +147,7 @@ class ResponseStream:
         beside, blocking = self._around({name: value for name, value in given.items() if name not in _OWN})
         if blocking is not None:
             return choice.block(blocking, {})
-        out = choice.read(delta or {})
+        out = choice.read(delta or {}, hidden)
         if choice.verdict is not None:
             return choice.block(choice.verdict, out)
         if finish is not None:

@@ -14,7 +14,7 @@ from safety_kit.policy_schema import covers
 from safety_kit.types import Action, Finding, Sample, Stage
 
 if TYPE_CHECKING:
-    from safety_kit.gemma import Gemma
+    from safety_kit.gemma.judge import Asked
     from safety_kit.gemma.trace import Capture
 
 
@@ -24,7 +24,7 @@ class JudgeCheck:
     capture: Capture | None = None
     lookahead: Lookahead = WHOLE
 
-    def __init__(self, name: str, guideline: Guideline, gemma: Gemma, evidence: Evidence | None = None) -> None:
+    def __init__(self, name: str, guideline: Guideline, gemma: Asked, evidence: Evidence | None = None) -> None:
         self.name = name
         self.categories = frozenset({guideline.name})
         self._guideline = guideline
@@ -96,16 +96,17 @@ def load_judges(policy: Policy, gemma: object) -> tuple[list[JudgeCheck], dict[s
 
     Args:
         policy: The policy.
-        gemma: The guard's own model, for judges that name none; not a `Gemma`: there is none.
+        gemma: The guard's own model, for judges that name none; none that can be asked (a fake, say): there is none.
 
     Raises:
         PolicyError: There is no model, or the evidence does not allow what the policy asks for.
         ModelError: A judge's model cannot be had.
     """
     from safety_kit.gemma import Gemma
+    from safety_kit.gemma.judge import Asked
 
     evidence = check_evidence(policy)
-    models: dict[str | None, Gemma] = {None: gemma, gemma.name: gemma} if isinstance(gemma, Gemma) else {}
+    models: dict[str | None, Asked] = {None: gemma, gemma.name: gemma} if isinstance(gemma, Asked) else {}
     judges, digests = [], {}
     for name, options in _judges(policy).items():
         guideline = guideline_of(name, options)

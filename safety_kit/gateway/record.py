@@ -15,7 +15,7 @@ Outcome: TypeAlias = Literal["allow", "flag", "redact", "block", "refused", "err
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One request's way through the gateway. No text but in `texts`, which is for the review store alone.
+    """One request's way through the gateway. No text but in `texts`, which no log may repeat.
 
     Attributes:
         request_id: What its verdicts and its answer carry.
@@ -32,8 +32,8 @@ class Record:
         response: Verdicts on the reply.
         first_byte: Seconds to the first byte of the reply; None where there was none.
         held: For a stream, the most characters that were held back at once.
-        shadow: The shadow policy's outcome and digest, where there is one.
-        texts: ``request`` and ``response`` as they came: for the review store, where that is on; else None.
+        texts: ``request`` and ``response`` as they came, where the review store or the audit log is on; else None. The
+            store keeps them redacted; the log writes keyed digests of them.
     """
 
     request_id: str
@@ -50,7 +50,6 @@ class Record:
     response: Verdicts | None = None
     first_byte: float | None = None
     held: int | None = None
-    shadow: tuple[Outcome, str] | None = None
     texts: Mapping[str, Any] | None = field(default=None, repr=False)
 
 

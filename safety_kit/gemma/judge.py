@@ -16,21 +16,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from tqdm import tqdm
 
 from safety_kit.errors import UserError
-from safety_kit.gemma.model import OVERLAP, WINDOW
 from safety_kit.gemma.tokens import Tokens
 from safety_kit.gemma.trace import Capture
+from safety_kit.gemma.windows import OVERLAP, WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from safety_kit.evidence import Guideline
-    from safety_kit.gemma.model import Gemma
     from safety_kit.gemma.tokens import Vocabulary
+    from safety_kit.gemma.trace import Trace
 
 Item: TypeAlias = "str | tuple[str | None, str]"
 """A text, or a reply with the message that it answers; (None, text) is a text."""
@@ -45,6 +45,20 @@ _QUESTION = (
     "\n\n===\n\nDoes the {} violate the above principle? Your answer must start with 'Yes' or 'No'. "
     "And then walk through step by step to be sure we answer correctly."
 )
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """What can be asked: a `Gemma`, or what stands in front of one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    def forward(self, texts: Sequence[Tokens], capture: Capture, /) -> list[Trace]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +131,7 @@ class Question:
         return self._vocabulary.content(f" {text.strip()}")
 
 
-def log_odds(gemma: Gemma, items: Sequence[Item], guideline: Guideline, *, progress: str | None = None) -> list[float]:
+def log_odds(gemma: Asked, items: Sequence[Item], guideline: Guideline, *, progress: str | None = None) -> list[float]:
     """For each text the logit of Yes less that of No; of a long text, its worst window's.
 
     Args:
@@ -150,7 +164,7 @@ def log_odds(gemma: Gemma, items: Sequence[Item], guideline: Guideline, *, progr
 
 
 def yes_probability(
-    gemma: Gemma, items: Sequence[Item], guideline: Guideline, progress: str | None = None
+    gemma: Asked, items: Sequence[Item], guideline: Guideline, progress: str | None = None
 ) -> list[float]:
     """For each text the probability of Yes, of Yes and No alone: the softmax of their two logits.
 

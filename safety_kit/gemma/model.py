@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -12,34 +13,31 @@ import torch
 from tqdm import tqdm
 
 from safety_kit.errors import ModelError, UserError
-from safety_kit.gemma import sources
+from safety_kit.gemma import experiments, sources
 from safety_kit.gemma.chat import Prompt, render
-from safety_kit.gemma.steps import Generation, Prefill, Step, generate, prefill, steps
+from safety_kit.gemma.decoding import Step
+from safety_kit.gemma.readout import Readout
+from safety_kit.gemma.steps import Generation, Prefill, generate, prefill, steps
+from safety_kit.gemma.sublayers import Inside, window_of
 from safety_kit.gemma.tokens import Tokens, Vocabulary
 from safety_kit.gemma.trace import Capture, Trace, TraceView
 from safety_kit.gemma.trunk import Trunk
-from safety_kit.types import Message
+from safety_kit.gemma.windows import batches, own_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from safety_kit.gemma.sampling import Sampling
-    from safety_kit.types import Role
+    from safety_kit.types import Message, Role
 
 T = TypeVar("T")
 
 TOKEN_BUDGET = 1024
 """Padded tokens a batch: larger ones gain nothing on a CPU and cost memory."""
-
-TRACED = 8 * TOKEN_BUDGET
-"""Tokens whose activations are in memory at once while texts are read that have more."""
-
-WINDOW = 512
-OVERLAP = 128
-"""A text longer than a window is read in overlapping windows: cost stays linear in its length."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -52,12 +50,14 @@ class Gemma:
         family: Such as "Gemma 3".
         trunk: The blocks.
         vocabulary: The tokenizer.
+        readout: What makes logits of the last block's output.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str = "model") -> None:
         self.name = name
         self.family = sources.check_family(model.config.model_type, name)
-        self.trunk = Trunk(model.eval())
+        self.trunk = Trunk(model.eval().requires_grad_(False))
+        self.readout = Readout(self.trunk)
         self.vocabulary = Vocabulary(tokenizer)
         self.model = model
 
@@ -141,6 +141,11 @@ class Gemma:
         return int(self.trunk.config.hidden_size)
 
     @property
+    def windows(self) -> tuple[int | None, ...]:
+        """For each block, how many tokens its attention sees; None is all before it."""
+        return tuple(window_of(block.self_attn) for block in self.trunk.blocks)
+
+    @property
     def context_length(self) -> int:
         """Tokens that the model was made for."""
         return int(self.trunk.config.max_position_embeddings)
@@ -201,29 +206,115 @@ class Gemma:
         Raises:
             UserError: A block the model does not have, or a text longer than its context.
         """
-        self._check(capture, max((len(text) for text in texts), default=0))
+        self._check(capture, [len(text) for text in texts])
         traces: list[Trace | None] = [None if len(text) else Trace((), ()) for text in texts]
         total = sum(len(text) for text in texts)
         with tqdm(total=total, desc=progress, unit="tok", disable=None if progress else True, leave=False) as bar:
-            for batch in _batches([len(text) for text in texts], token_budget):
+            for batch in batches([len(text) for text in texts], token_budget):
                 for index, trace in zip(batch, self._pass([texts[i] for i in batch], capture), strict=True):
                     traces[index] = trace
                 bar.update(sum(len(texts[i]) for i in batch))
         return [trace for trace in traces if trace is not None]
 
-    def _pass(self, texts: list[Tokens], capture: Capture) -> Iterator[Trace]:
+    def _pass(
+        self,
+        texts: list[Tokens],
+        capture: Capture,
+        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Iterator[Trace]:
         width = max(len(text) for text in texts)
         padded = [[*text.ids, *[0] * (width - len(text))] for text in texts]
         ids = torch.tensor(padded, device=self.device)
-        normed, kept = self.trunk.run(ids, capture.blocks, through=capture.logits != "none")
+        inside = Inside(self.trunk, capture)
+
+        @contextmanager
+        def hooks() -> Iterator[None]:
+            with within(), inside.hooks():
+                yield
+
+        blocks = sorted({*capture.blocks, *capture.attention})
+        normed, kept = self.trunk.run(ids, blocks, through=capture.reads_through, within=hooks)
         for row, text in enumerate(texts):
             length = len(text)
-            hidden = {block: states[row, :length].to("cpu", copy=True) for block, states in kept.items()}
-            logits = None
-            if normed is not None:
+            hidden = {block: kept[block][row, :length].to("cpu", copy=True) for block in capture.blocks}
+            logits = final = None
+            if normed is not None and capture.logits != "none":
                 wanted = slice(length - 1, length) if capture.logits == "last" else slice(0, length)
                 logits = self.trunk.logits(normed[row, wanted]).cpu()
-            yield Trace(text.ids, text.offsets, hidden, logits)
+            if normed is not None and capture.final:
+                final = normed[row, :length].to("cpu", copy=True)
+            yield Trace(
+                text.ids,
+                text.offsets,
+                hidden,
+                logits,
+                final,
+                self.readout if capture.final else None,
+                inside.attention(row, length),
+                inside.writes(row),
+            )
+
+    def gradients(
+        self,
+        text: Tokens,
+        capture: Capture,
+        objective: Callable[[Trace], torch.Tensor],
+        *,
+        points: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        token_budget: int = TOKEN_BUDGET,
+    ) -> experiments.Gradients:
+        """The gradient of a number that is read from a pass, with respect to the text's token embeddings.
+
+        Args:
+            text: What is read, T tokens.
+            capture: Blocks, and `final`, that the objective reads; only these are in the traces that it gets.
+            objective: From a trace, whose tensors are on the model's device and carry gradients, to a scalar.
+            points: From the text's T × d embeddings to the S × T × d at which the gradient is taken, for integrated
+                gradients say; None is the text's own. Gemma 3n's and 4's per-layer inputs stay those of the ids.
+            token_budget: Tokens of all points in one pass.
+
+        Raises:
+            UserError: A block the model does not have, or an empty or too long text.
+        """
+        if not len(text):
+            raise UserError("There is no token to take a gradient of.")
+        self._check(capture, [len(text)])
+        return experiments.gradients(self, text, capture, objective, points, token_budget)
+
+    def intervene(self, text: Tokens, edits: Sequence[experiments.Edit], capture: Capture) -> Trace:
+        """`forward` of one text with changed activations; the model is as before afterwards, also after an error.
+
+        Args:
+            text: What is read; not empty.
+            edits: Applied in their order.
+            capture: What to keep, as it is after the edits.
+
+        Raises:
+            UserError: A block the model does not have, or an empty or too long text.
+        """
+        if not len(text):
+            raise UserError("There is no token to change an activation of.")
+        self._check(capture | Capture(tuple(edit.block for edit in edits)), [len(text)])
+        (trace,) = self._pass([text], capture, lambda: experiments.edited(self.trunk, edits))
+        return trace
+
+    def endings(self, beginning: Tokens, texts: Sequence[Tokens], capture: Capture) -> list[Trace]:
+        """`forward` of beginning + text for each text, with the beginning read once and all texts in one batch.
+
+        Args:
+            beginning: What they share; not empty.
+            texts: How they go on; none is empty.
+            capture: Blocks and `final`; the traces are of the whole texts.
+
+        Raises:
+            UserError: A block the model does not have, or an empty or too long text.
+        """
+        if not len(beginning) or not texts or not all(len(text) for text in texts):
+            raise UserError("Neither a beginning nor an ending may be empty.")
+        if capture != Capture(capture.blocks, final=capture.final):
+            raise ValueError("endings keep blocks and `final` alone")
+        self._check(capture, [len(beginning) + len(text) for text in texts])
+        return experiments.endings(self, beginning, texts, capture)
 
     def trace_texts(
         self,
@@ -268,36 +359,12 @@ class Gemma:
         Returns:
             For each item what was made of its windows, in their order.
         """
-        pieces: list[Tokens] = []
-        places: list[tuple[int, int, int]] = []
-        for index, (prompt, text, role) in enumerate(items):
-            before = [*context, *([Message("user", prompt)] if prompt is not None else [])]
-            rendered = self.render([*before, Message(role, text)])
-            start, stop = rendered.ranges[-1]
-            head = rendered.tokens.slice(0, start)
-            if len(head) > WINDOW:  # keep bos and what stands nearest
-                head = head.slice(0, 1) + head.slice(len(head) - WINDOW, len(head))
-            at = start
-            while at < stop:
-                end = min(stop, at + WINDOW)
-                pieces.append(head + rendered.tokens.slice(at, end))
-                places.append((index, len(head), len(pieces[-1])))
-                at = stop if end == stop else end - OVERLAP
-        made: dict[int, T] = {}
-        for part in _batches(list(map(len, pieces)), TRACED):
-            traced = self.forward([pieces[number] for number in part], capture, progress=progress)
-            for number, trace in zip(part, traced, strict=True):
-                index, start, stop = places[number]
-                made[number] = each(index, trace.view(start, stop))
-            del traced, trace  # before the next ones are made
-        kept: list[list[T]] = [[] for _ in items]
-        for number, (index, _, _) in enumerate(places):
-            kept[index].append(made[number])
-        return kept
+        windows = own_windows(self, items, context)
+        return windows.read(lambda tokens: self.forward(tokens, capture, progress=progress), each)
 
     def prefill(self, prompt: Prompt, capture: Capture = Capture(), *, reuse: Prefill | None = None) -> Prefill:  # noqa: B008
         """Read a prompt once: its activations go to the probes, its KV cache on to `steps`."""
-        self._check(capture, len(prompt.tokens))
+        self._check(_running(capture), [len(prompt.tokens)])
         return prefill(self.trunk, prompt, capture, reuse)
 
     def steps(
@@ -308,31 +375,29 @@ class Gemma:
     ) -> Iterator[Step]:
         """Decode with a KV cache, one `Step` a token; `capture.blocks` gives each step its own token's activations."""
         start = prompt if isinstance(prompt, Prefill) else self.prefill(prompt)
-        self._check(capture, 0)
+        self._check(_running(capture), [])
         return steps(self, start, sampling, capture)
 
     def generate(self, prompt: Prompt | Prefill, sampling: Sampling) -> Generation:
         """The drained `steps`."""
         return generate(self.steps(prompt, sampling))
 
-    def _check(self, capture: Capture, length: int) -> None:
-        wrong = [block for block in capture.blocks if not 0 <= block < self.n_blocks]
+    def _check(self, capture: Capture, lengths: Sequence[int]) -> None:
+        wrong = [block for block in (*capture.blocks, *capture.attention) if not 0 <= block < self.n_blocks]
         if wrong:
             raise UserError(f"{self.name} has blocks 0 to {self.n_blocks - 1}; block {wrong[0]} was asked for.")
-        if length > self.context_length:
-            raise UserError(f"The text has {length} tokens; {self.name} reads at most {self.context_length}.")
+        if (longest := max(lengths, default=0)) > self.context_length:
+            raise UserError(f"The text has {longest} tokens; {self.name} reads at most {self.context_length}.")
+        if capture.writes and not self.readout.exact:
+            raise UserError(f"{self.family} mixes several residual streams, so its logits are no sum of writes.")
+        if wrong := [at for at in capture.writes if not 0 <= at < min(lengths, default=0)]:
+            raise UserError(f"The text has no token {wrong[0]}; count from 0.")
 
 
-def _batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Indices of non-empty texts, longest first, so that width × count stays within the budget."""
-    batch: list[int] = []
-    for index in sorted((i for i, n in enumerate(lengths) if n), key=lengths.__getitem__, reverse=True):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def _running(capture: Capture) -> Capture:
+    if capture != Capture(capture.blocks, capture.logits):
+        raise ValueError("a prefill and its steps keep blocks and logits alone; give the ids to forward for the rest")
+    return capture
 
 
 def _pick_device(device: str) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from transformers import DynamicCache
 
 from safety_kit.errors import UserError
-from safety_kit.gemma.sampling import choose
-from safety_kit.gemma.tokens import Detokenizer
+from safety_kit.gemma.decoding import Decoding, Step
 from safety_kit.gemma.trace import Capture, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator
 
     from safety_kit.gemma.chat import Prompt
     from safety_kit.gemma.model import Gemma
@@ -52,25 +51,6 @@ class Prefill:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One decoded token.
-
-    Attributes:
-        token_id: The token.
-        text: Text that became final with it; may be empty (half a character, a possible stop string).
-        logprob: Natural logarithm of its probability in the model's raw distribution.
-        hidden: Its own activations by captured block, d each.
-        finish: None while decoding goes on; ``stop`` or ``length`` on the last step.
-    """
-
-    token_id: int
-    text: str
-    logprob: float
-    hidden: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    finish: Literal["stop", "length"] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Generation:
     """A whole reply."""
 
@@ -80,7 +60,20 @@ class Generation:
 
 
 def prefill(trunk: Trunk, prompt: Prompt, capture: Capture, reuse: Prefill | None) -> Prefill:
-    """Read a prompt, in chunks, into a fresh cache.
+    """The drained `reading`."""
+    chunks = reading(trunk, prompt, capture, reuse)
+    while True:
+        try:
+            next(chunks)
+        except StopIteration as done:
+            read: Prefill = done.value
+            return read
+
+
+def reading(
+    trunk: Trunk, prompt: Prompt, capture: Capture, reuse: Prefill | None = None
+) -> Generator[None, None, Prefill]:
+    """Read a prompt, in chunks, into a fresh cache; it yields between two chunks.
 
     Where `reuse` is an unspent prefill whose tokens begin this prompt and whose trace holds every block asked for,
     its cache and activations are taken over; otherwise everything is read again, so that no token lacks its
@@ -96,6 +89,8 @@ def prefill(trunk: Trunk, prompt: Prompt, capture: Capture, reuse: Prefill | Non
         parts = {block: [reuse.trace.hidden[block]] for block in capture.blocks}
     normed = None
     for start in range(done, len(ids), CHUNK):
+        if normed is not None:
+            yield
         chunk = torch.tensor([ids[start : start + CHUNK]], device=trunk.model.device)
         normed, kept = trunk.run(chunk, capture.blocks, cache=cache)
         for block, states in kept.items():
@@ -117,41 +112,21 @@ def steps(gemma: Gemma, start: Prefill, sampling: Sampling, capture: Capture) ->
     each step is yielded one pass later, and the last one costs a pass without the output matrix. Without a capture
     it costs nothing.
     """
-    trunk, vocabulary = gemma.trunk, gemma.vocabulary
-    cache, logits = start.take(), start.trace.logits
-    assert logits is not None
-    rng = None
-    if sampling.seed is not None:
-        rng = torch.Generator(device=logits.device).manual_seed(sampling.seed)
-    detokenizer = Detokenizer(vocabulary, (*sampling.stop, *start.prompt.stop), start.prompt.strip_start)
-    ids = list(start.trace.ids)
-    room = min(sampling.max_tokens, gemma.context_length - len(ids))
-    if room < 1:
-        raise UserError(f"The prompt fills {gemma.name}'s context of {gemma.context_length} tokens; shorten it.")
-    for made in range(1, room + 1):
-        row = logits[-1].float()
-        token = choose(row, ids, sampling, rng)
-        logprob = float(row[token] - row.logsumexp(-1))
-        ids.append(token)
-        ended = token in gemma.end_ids
-        text = "" if ended else detokenizer.push(token)
-        finish: Literal["stop", "length"] | None = "stop" if ended or detokenizer.stopped else None
-        if finish is None and made == room:
-            finish = "length"
-        if finish:
-            text += detokenizer.finish()
-        if finish and (ended or not capture.blocks):
-            yield Step(token, text, logprob, {}, finish)
+    trunk = gemma.trunk
+    decoding = Decoding(gemma, start, sampling)
+    while not decoding.ended:
+        step = decoding.choose()
+        reads = decoding.must_read(step, capture)
+        if not (reads and capture.blocks):
+            yield step
+        if not reads:
             return
-        if not capture.blocks:
-            yield Step(token, text, logprob)
-        fed = torch.tensor([[token]], device=trunk.model.device)
-        normed, kept = trunk.run(fed, capture.blocks, cache=cache, through=finish is None)
+        fed = torch.tensor([[step.token_id]], device=trunk.model.device)
+        normed, kept = trunk.run(fed, capture.blocks, cache=decoding.cache, through=step.finish is None)
         if capture.blocks:
-            yield Step(token, text, logprob, {block: states[0, -1].cpu() for block, states in kept.items()}, finish)
-        if normed is None:
-            return
-        logits = trunk.logits(normed[0, -1:])
+            yield replace(step, hidden={block: states[0, -1].cpu() for block, states in kept.items()})
+        if normed is not None:
+            decoding.logits = trunk.logits(normed[0, -1:])[0]
 
 
 def generate(made: Iterable[Step]) -> Generation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from tokenizers import AddedToken
@@ -110,6 +111,12 @@ class Vocabulary:
         """The text of some ids, control tokens left out."""
         text: str = self._fast.decode([id_ for id_ in ids if id_ not in self._control_ids], skip_special_tokens=False)
         return text
+
+    @cached_property
+    def pairs(self) -> frozenset[str]:
+        """Characters that stand side by side in some token, ▁ for a space: between any others no token goes."""
+        entries = self._fast.get_vocab(with_added_tokens=True)
+        return frozenset(entry[at : at + 2] for entry in entries for at in range(len(entry) - 1))
 
     def is_control(self, id_: int) -> bool:
         return id_ in self._control_ids

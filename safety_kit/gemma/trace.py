@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
+    from safety_kit.gemma.readout import Readout
+    from safety_kit.gemma.sublayers import AttentionInputs, Write
     from safety_kit.types import Span
 
 
@@ -20,16 +22,30 @@ class Capture:
         blocks: Indices of the blocks whose outputs are kept; `hidden[k]` is the output of block k, before any final
             norm.
         logits: ``none`` | ``last`` (next-token logits of the last position) | ``all``.
+        final: Keep the final norm's output, from which `Trace.readout` makes logits a few positions at a time.
+        attention: Indices of the blocks whose queries and keys are kept.
+        writes: Positions at which everything that was added to the residual stream is kept.
     """
 
     blocks: tuple[int, ...] = ()
     logits: Literal["none", "last", "all"] = "none"
+    final: bool = False
+    attention: tuple[int, ...] = ()
+    writes: tuple[int, ...] = ()
+
+    @property
+    def reads_through(self) -> bool:
+        """Whether every block is run."""
+        return self.logits != "none" or self.final or bool(self.writes)
 
     def __or__(self, other: Capture) -> Capture:
         order = ("none", "last", "all")
         return Capture(
             tuple(sorted({*self.blocks, *other.blocks})),
             max(self.logits, other.logits, key=order.index),
+            self.final or other.final,
+            tuple(sorted({*self.attention, *other.attention})),
+            tuple(sorted({*self.writes, *other.writes})),
         )
 
 
@@ -42,12 +58,20 @@ class Trace:
         offsets: For each token its span in the text it was encoded from; (0, 0) for a control token.
         hidden: For each captured block a T × d tensor on the CPU, in the model's float type.
         logits: None, 1 × V (last) or T × V (all), float32.
+        final: The final norm's output, T × d on the CPU in the model's float type, or None.
+        readout: What makes logits of `final`; None where that is None.
+        attention: For each block asked for, what its attention weights are made of.
+        writes: What was added to the residual stream at the positions asked for, from the embedding up.
     """
 
     ids: tuple[int, ...]
     offsets: tuple[Span, ...]
     hidden: Mapping[int, torch.Tensor] = field(default_factory=dict)
     logits: torch.Tensor | None = None
+    final: torch.Tensor | None = None
+    readout: Readout | None = None
+    attention: Mapping[int, AttentionInputs] = field(default_factory=dict)
+    writes: tuple[Write, ...] = ()
 
     def view(self, start: int, stop: int) -> TraceView:
         """The tokens [start, stop): the own tokens of one message, say."""

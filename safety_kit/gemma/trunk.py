@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from transformers import PreTrainedModel
 
@@ -29,14 +30,21 @@ class Trunk:
             self.decoder = self.decoder.language_model
         self.blocks: Sequence[torch.nn.Module] = self.decoder.layers
         self._head: Any = model.get_output_embeddings()
-        self._softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
         # Gemma 3n carries several streams through its blocks; the one that is predicted from is the activation.
-        self._stream: int | None = getattr(self.config, "altup_active_idx", None)
+        self.stream: int | None = getattr(self.config, "altup_active_idx", None)
         self._lock = threading.Lock()  # hooks sit on shared modules: one pass at a time
 
     @torch.inference_mode()
     def run(
-        self, ids: torch.Tensor, blocks: Sequence[int], *, cache: Any = None, through: bool = True
+        self,
+        ids: torch.Tensor,
+        blocks: Sequence[int],
+        *,
+        cache: Any = None,
+        through: bool = True,
+        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        **beside: Any,
     ) -> tuple[torch.Tensor | None, dict[int, torch.Tensor]]:
         """One pass over B × T ids, padded on the right if at all (no mask is needed: causal attention never sees the
         padding).
@@ -46,17 +54,32 @@ class Trunk:
             blocks: Blocks whose outputs are kept.
             cache: KV cache to read and extend, or None.
             through: False stops after the topmost of `blocks`.
+            within: Further hooks, on during this pass alone.
+            beside: Masks and positions, where they are not those of whole rows (see `ragged`).
 
         Returns:
             The final-norm output B × T × d, or None when stopped before it, and each block's B × T × d output.
         """
+        return self.differentiable(ids, blocks, cache=cache, through=through, within=within, **beside)
+
+    def differentiable(
+        self,
+        ids: torch.Tensor,
+        blocks: Sequence[int],
+        *,
+        cache: Any = None,
+        through: bool = True,
+        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        **beside: Any,
+    ) -> tuple[torch.Tensor | None, dict[int, torch.Tensor]]:
+        """`run`, with gradients where they are on."""
         kept: dict[int, torch.Tensor] = {}
         top = None if through or not blocks else max(blocks)
         if not through and not blocks:
             return None, kept
-        with self._lock, self._hooks(blocks, kept, top):
+        with self._lock, within(), self._hooks(blocks, kept, top):
             try:
-                out = self.decoder(input_ids=ids, cache=cache, use_cache=cache is not None)
+                out = self.decoder(input_ids=ids, cache=cache, use_cache=cache is not None, **beside)
             except _Enough:
                 return None, kept
         return out.last_hidden_state, kept
@@ -66,7 +89,7 @@ class Trunk:
         def keep(index: int) -> Any:
             def hook(_module: torch.nn.Module, _args: Any, output: Any) -> None:
                 hidden = output[0] if isinstance(output, tuple) else output
-                kept[index] = hidden[self._stream] if self._stream is not None and hidden.ndim == 4 else hidden
+                kept[index] = hidden[self.stream] if self.stream is not None and hidden.ndim == 4 else hidden
                 if index == top:
                     raise _Enough
 
@@ -87,6 +110,6 @@ class Trunk:
     def output(self, normed: torch.Tensor) -> torch.Tensor:
         """`logits`, with gradients where they are on."""
         logits: torch.Tensor = self._head(normed).float()
-        if self._softcap:
-            logits = torch.tanh(logits / self._softcap) * self._softcap
+        if self.softcap:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits

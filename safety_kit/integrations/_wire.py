@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
-import uuid
 from typing import Any, Final
 
+from safety_kit.chat.answers import blocked_chat, error_body
+from safety_kit.chat.events import DONE, EventReader, event
 from safety_kit.errors import ConversationError
 from safety_kit.guard import Guard
 from safety_kit.integrations._chat import ReplyStream, check_request, check_response
 
-_DONE: Final = b"[DONE]"
 _UNREADABLE: Final = (ConversationError, ValueError, RecursionError)
 """What reading a body raises that is no JSON, or no completion."""
 
@@ -38,8 +37,7 @@ class Exchange:
         self._raises = raises
         self._request: dict[str, Any] | None = None
         self._chunks = ReplyStream(guard)
-        self._line: list[bytes] = []  # of the stream: the line that is not yet whole
-        self._data: list[bytes] = []  # the event that is not yet whole
+        self._events = EventReader()
         self.over = False
 
     def request(self, content: bytes) -> bytes:
@@ -76,33 +74,25 @@ class Exchange:
 
     def feed(self, content: bytes) -> bytes:
         """More of an event stream; the events that may be read now."""
-        first, *lines = content.split(b"\n")
-        self._line.append(first)
-        out = []
-        for line in lines:
-            out.append(self._read(b"".join(self._line).removesuffix(b"\r")))
-            self._line = [line]
-        return b"".join(out)
+        try:
+            return b"".join([self._read(data) for data in self._events.feed(content)])
+        except ConversationError as error:
+            return self._fail(f"The guard cannot read this stream. {error}", "not_guarded")
 
     def end(self) -> bytes:
         """The stream is over, with or without its last mark."""
-        out = self._read(b"".join(self._line)) + self._read(b"")
-        self._line = []
-        return out + self._finish()
+        return b"".join([*(self._read(data) for data in self._events.end()), self._finish()])
 
-    def _read(self, line: bytes) -> bytes:
-        if line.startswith(b"data:"):
-            self._data.append(line[5:].removeprefix(b" "))
-        if line or not self._data or self.over:
+    def _read(self, data: bytes) -> bytes:
+        if self.over:
             return b""
-        data, self._data = b"\n".join(self._data), []
-        if data == _DONE:
+        if data == DONE:
             return self._finish()
         try:
             chunk = json.loads(data)
             if isinstance(chunk, dict) and "error" in chunk:  # the upstream's own fault: clients raise it
                 self.over = True
-                return _event({"error": chunk["error"]})
+                return event({"error": chunk["error"]})
             out = self._pass(self._chunks.feed(chunk))
         except _UNREADABLE as error:
             return self._fail(f"The guard cannot read this stream. {_place(error)}", "not_guarded")
@@ -113,21 +103,21 @@ class Exchange:
             return b""
         events = self._pass(self._chunks.close())
         self.over = True
-        return events + _event(_DONE)
+        return events + event(DONE)
 
     def _pass(self, chunks: list[dict[str, Any]]) -> bytes:
         if self._raises and self._chunks.message is not None:
             return self._fail(self._chunks.message, "content_filter")
-        return b"".join(map(_event, chunks))
+        return b"".join(map(event, chunks))
 
     def _fail(self, message: str, code: str) -> bytes:
         self.over = True
-        return _event(_error(message, code))
+        return event(error_body(message, code))
 
 
 def error_of(message: str, code: str) -> Refused:
     """An answer that clients raise as a bad request, which they do not repeat."""
-    return Refused(400, "application/json", json.dumps(_error(message, code)).encode())
+    return Refused(400, "application/json", json.dumps(error_body(message, code)).encode())
 
 
 def _place(error: Exception) -> str:
@@ -135,30 +125,9 @@ def _place(error: Exception) -> str:
     return str(error) if isinstance(error, ConversationError) else "It is no JSON."
 
 
-def _error(message: str, code: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
-
-
-def _event(data: dict[str, Any] | bytes) -> bytes:
-    return b"data: " + (data if isinstance(data, bytes) else json.dumps(data).encode()) + b"\n\n"
-
-
 def _completion(request: dict[str, Any], message: str) -> Refused:
     """The completion of a request that was blocked."""
-    stream = bool(request.get("stream"))
-    count = request.get("n")
-    key = "delta" if stream else "message"
-    reply: dict[str, Any] = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion.chunk" if stream else "chat.completion",
-        "created": int(time.time()),
-        "model": request.get("model"),
-        "choices": [
-            {"index": i, key: {"role": "assistant", "content": message}, "finish_reason": "content_filter"}
-            for i in range(count if isinstance(count, int) and 1 <= count <= 128 else 1)
-        ],
-    }
-    if stream:
-        return Refused(200, "text/event-stream", _event(reply) + _event(_DONE))
-    reply["usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    reply = blocked_chat(request, message)
+    if request.get("stream"):
+        return Refused(200, "text/event-stream", event(reply) + event(DONE))
     return Refused(200, "application/json", json.dumps(reply).encode())

@@ -1,0 +1,1 @@
+"""The endpoints: each file makes a router of one family."""
