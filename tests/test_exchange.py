@@ -456,6 +456,15 @@ def test_the_next_turn_checks_what_is_new(counted: tuple[Guard, Counting]) -> No
     assert counting.read == []
 
 
+def test_a_long_conversation_is_kept_whole(counted: tuple[Guard, Counting]) -> None:
+    guard, counting = counted
+    request = {"messages": [user(f"line {number}") for number in range(4000)]}
+    guard.check_request(request)
+    counting.read.clear()
+    guard.check_request(request)
+    assert counting.read == []
+
+
 def test_probes_read_what_is_new(tmp_path: Path) -> None:
     folder = make_artifact(tmp_path / "hate", ["hate"])
     rules = "rules:\n  - {category: hate, action: block, threshold: 0.5}"
@@ -550,6 +559,9 @@ def test_the_cache_has_a_bound() -> None:
     assert len(cache) == 3
     assert cache.get(b"5") is None
     assert cache.get(b"6") is None
+    for _ in range(3):
+        cache.put(b"7", Verdict(Stage.INPUT, Action.FLAG, "t", many[:1]))
+    assert [cache.get(key) is not None for key in (b"3", b"4", b"7")] == [False, True, True]
 
 
 # --- batches and waiting

@@ -30,8 +30,15 @@ class VerdictCache:
     A verdict with a fault is not kept: the next time the check may work. Safe for threads.
     """
 
-    def __init__(self, size: int = 8192) -> None:
+    def __init__(self, size: int = 65_536) -> None:
+        """Begin empty.
+
+        Args:
+            size: How many verdicts are kept, one with n findings counting as n + 1. A conversation of 10,000 messages
+                has some 40,000, and none of them would be found again in a cache that holds fewer.
+        """
         self._size = size
+        self._held = 0
         self._salt = secrets.token_bytes(16)
         self._kept: OrderedDict[bytes, Verdict] = OrderedDict()
         self._lock = threading.Lock()
@@ -61,10 +68,15 @@ class VerdictCache:
         if verdict.errors or len(verdict.findings) > MAX_FINDINGS:
             return
         with self._lock:
+            before = self._kept.pop(key, None)
             self._kept[key] = replace(verdict, text=None, timings={}, request_id="")
-            self._kept.move_to_end(key)
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
+            self._held += _weight(verdict) - (_weight(before) if before else 0)
+            while self._held > self._size:
+                self._held -= _weight(self._kept.popitem(last=False)[1])
+
+
+def _weight(verdict: Verdict) -> int:
+    return 1 + len(verdict.findings)
 
 
 def batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
