@@ -7,8 +7,8 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help help-all setup demo test test-fast check format bench bench-house bench-classifiers bench-lora \
-	bench-guard bench-contexts bench-languages bench-gateway load classifiers wheel clean
+.PHONY: help help-all setup demo demo-loop app serve test test-fast check format bench bench-house bench-classifiers \
+	bench-lora bench-guard bench-contexts bench-languages bench-gateway load classifiers screenshots wheel clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*[^#]## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,15 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## the whole main job on the embedded Gemma: teach, guard, generate (about three minutes)
 	$(VENV)/bin/safety-kit demo $(ARGS)
+
+demo-loop: $(READY) ## your rule, your log, your complaint: taught, blocked, corrected, measured (ARGS="--lines 500" is quicker)
+	$(PY) -m debugger_app.loop $(ARGS)
+
+serve: $(READY) ## the gateway: the guard behind OpenAI's API, on this machine (ARGS="--upstream URL --policy P")
+	$(VENV)/bin/safety-kit serve $(ARGS)
+
+app: $(READY) ## the model debugger, in the browser (ARGS="--model M --policy P --port N")
+	$(VENV)/bin/safety-kit debug $(ARGS)
 
 test: $(READY) ## every test that needs no GPU (ARGS="-k name" picks some)
 	$(PY) -m pytest -m "not gpu and not load" $(ARGS)
@@ -79,6 +88,9 @@ load: $(READY) ### a gateway on this machine under load, ten minutes (ARGS=--qui
 
 classifiers: $(READY) ## teach the shipped classifiers again, into data/classifiers
 	$(PY) -m classifiers.ship
+
+screenshots: $(READY) ### pictures of the debugger, into docs/images (wants chromium)
+	$(PY) -m docs.screenshots $(ARGS)
 
 wheel: $(READY) ## build dist/safety_kit-*.whl
 	$(PY) -m build --wheel --no-isolation

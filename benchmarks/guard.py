@@ -46,7 +46,7 @@ def parts(data: Path, quick: bool, peer: Path | None = None) -> dict[str, Callab
         "generation": lambda: guarded_ratio(*model(), 3 if quick else 20)[0][:1],
         "published": lambda: shown(*guard_quality.published(model()[1], data, most)),
         "disguises": lambda: guard_quality.disguised(model()[1], data, 2 if quick else 6),
-        "replies": lambda: guard_quality.replies(*model(), 4 if quick else 48),
+        "replies": lambda: guard_quality.replies(*model(), *((5, 2) if quick else (60, 100))),
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from classifiers.calibrate import platt
-from classifiers.features import STRIDE, WINDOW, Reading
+from classifiers.features import REPLY_WINDOW, STRIDE, WINDOW, Reading
 from classifiers.heads import REGULARISATION, Linear, fit_path, make_folds, rank_quality
 from classifiers.metrics import scores as metric_scores
 from safety_kit.artifacts import Head
@@ -102,7 +102,8 @@ def _calibrated(
         harmless = harmless[np.argsort(unseen[harmless])]
         negatives[stage] = unseen[harmless].astype(np.float32)
         lengths[stage] = np.array([readings[i].tokens for i in harmless], np.int32)
-    return Head(category, blocks, final.weight, final.bias, calibration, negatives, WINDOW, STRIDE, lengths)
+    measured = (calibration, negatives, WINDOW, STRIDE, lengths, REPLY_WINDOW)
+    return Head(category, blocks, final.weight, final.bias, *measured)
 
 
 def _one_per_text(text: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -39,6 +39,9 @@ Text = str | tuple[str | None, str]
 WINDOW = 64
 """Tokens that one reading pools at most: a harmless start cannot dilute what follows."""
 
+REPLY_WINDOW = 32
+"""The same at output: in the midst of a reply a violation of two sentences must fill it (docs/decisions/0011)."""
+
 STRIDE = 8
 """A long text and a stream are read every so many tokens."""
 
@@ -49,7 +52,7 @@ ALONE_OVERLAP = 64
 BATCH = 128
 """Texts that are read before their readings go to the cache: what a killed run loses at most."""
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when readings of the same text change: cached ones are then not used."""
 
 CONTEXTS: tuple[tuple[Message, ...], ...] = (
@@ -110,6 +113,11 @@ class Reading:
 
 _EMPTY = (np.zeros((0, 0), np.float32), np.zeros((0, 0, 0), np.float32), 0)
 """Of a text without tokens."""
+
+
+def window_at(stage: Stage) -> int:
+    """Tokens that one reading pools at most."""
+    return REPLY_WINDOW if stage is Stage.OUTPUT else WINDOW
 
 
 def split_text(text: Text) -> tuple[str | None, str]:
@@ -328,8 +336,9 @@ def _pool(stage: Stage, view: TraceView, blocks: Sequence[int]) -> Pooled:
     """What is kept of one window."""
     hidden = _hidden([view], blocks)
     total = np.concatenate([np.zeros_like(hidden[:1], dtype=np.float64), hidden.cumsum(0, dtype=np.float64)])
-    ends = np.array(reading_ends(len(view), stage, WINDOW, STRIDE))
-    starts = np.maximum(0, ends - WINDOW)
+    window = window_at(stage)
+    ends = np.array(reading_ends(len(view), stage, window, STRIDE))
+    starts = np.maximum(0, ends - window)
     windows = (total[ends] - total[starts]) / (ends - starts)[:, None, None]
     return hidden.mean(0), windows.astype(np.float32), len(view)
 

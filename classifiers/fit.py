@@ -17,6 +17,7 @@ from classifiers.cache import FeatureCache, cache_for
 from classifiers.cards import artifact_card
 from classifiers.category import Fitted, fit_category, flat
 from classifiers.features import (
+    REPLY_WINDOW,
     STRIDE,
     WINDOW,
     Reading,
@@ -198,6 +199,7 @@ class SafetyClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ign
             },
             "blocks": list(self.blocks_),
             "window": WINDOW,
+            "reply_window": REPLY_WINDOW,
             "stride": STRIDE,
             "categories": records,
             "data_digest": self.data_digest_,

@@ -72,7 +72,7 @@ def split_scores(
 
 
 def _causal(gemma: Gemma, head: Head, items: Sequence[Item], progress: str | None) -> list[Split | None]:
-    """The mean over the last `window` own tokens up to the deciding end."""
+    """The mean over the last own tokens of a window up to the deciding end."""
     places = [own_place(prompt) for prompt, _ in items]
     asked = [(prompt, text, place.role) for (prompt, text), place in zip(items, places, strict=True)]
     splits: list[Split | None] = []
@@ -80,11 +80,12 @@ def _causal(gemma: Gemma, head: Head, items: Sequence[Item], progress: str | Non
         items, places, gemma.trace_texts(asked, Capture(head.blocks), progress=progress), strict=True
     ):
         best: Split | None = None
+        window = head.window_at(place.stage)
         for view in views:
             scores = head.token_scores(_hidden(view, head))
-            score, end = decision_score(scores, head.bias, place.stage, head.window, head.stride)
+            score, end = decision_score(scores, head.bias, place.stage, window, head.stride)
             if best is None or score > best.score:
-                start = max(0, end - head.window)
+                start = max(0, end - window)
                 shares = scores[start:end].astype(np.float64) / (end - start)
                 best = Split(score, view.offsets[start:end], shares, None, _piece(views, view, text))
         splits.append(best)

@@ -115,6 +115,7 @@ class Manifest(BaseModel):
     model: ModelRecord
     blocks: list[int] = Field(min_length=1)
     window: int = Field(gt=0)
+    reply_window: int | None = Field(default=None, gt=0)
     stride: int = Field(gt=0)
     categories: dict[str, CategoryRecord] = Field(min_length=1)
     data_digest: str
@@ -147,6 +148,7 @@ class Head:
         negatives: By stage, the sorted decision scores of held-out negatives.
         lengths: By stage, their tokens in the same order; empty where nobody counted.
         window: A reading pools at most so many tokens.
+        reply_window: The same at output, where a violation must stand out from what came before it; None: `window`.
         stride: In a stream, and in a text longer than a window, a reading is taken every so many tokens.
     """
 
@@ -159,6 +161,11 @@ class Head:
     window: int
     stride: int
     lengths: dict[Stage, Tensor] = field(default_factory=dict)
+    reply_window: int | None = None
+
+    def window_at(self, stage: Stage) -> int:
+        """Tokens that a reading pools at most at a stage."""
+        return self.reply_window or self.window if stage is Stage.OUTPUT else self.window
 
     def token_scores(self, hidden: Floats) -> Floats:
         """One score a token: n × (blocks·d) activations → n."""
@@ -191,7 +198,7 @@ class Head:
 
     def budgets(self, stage: Stage) -> dict[str, list[budget.Budget]]:
         """By band of lengths, what the held-out negatives say of `budget.RATES`; thresholds are decision scores."""
-        return budget.by_length(self.negatives[stage], self.lengths.get(stage), self.window)
+        return budget.by_length(self.negatives[stage], self.lengths.get(stage), self.window_at(stage))
 
 
 def reading_ends(length: int, stage: Stage, window: int, stride: int) -> list[int]:
@@ -354,6 +361,7 @@ def _head(category: str, manifest: Manifest, tensors: dict[str, Tensor]) -> Head
         manifest.window,
         manifest.stride,
         lengths,
+        manifest.reply_window,
     )
 
 

@@ -20,6 +20,7 @@ from safety_kit.commands import (
     check,
     classify,
     data,
+    debug,
     demo,
     explain,
     generate,
@@ -134,6 +135,7 @@ app.command()(scan.scan)
 app.command()(generate.generate)
 app.command()(serve.serve)
 app.command()(inspect.inspect)
+app.command()(debug.debug)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")

@@ -132,7 +132,7 @@ def causal_scores(gemma: Tracer, heads: Sequence[Head], texts: Sequence[Text]) -
                 head.token_scores(np.concatenate([hidden[block] for block in head.blocks], axis=1)),
                 head.bias,
                 stage_of(texts[number]),
-                head.window,
+                head.window_at(stage_of(texts[number])),
                 head.stride,
             )[0]
             for head in heads

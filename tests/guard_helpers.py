@@ -58,11 +58,19 @@ class FakeGemma:
 
 
 def make_artifact(
-    folder: Path, categories: Sequence[str], *, window: int = 12, stride: int = 4, digest: str = DIGEST, n: int = 200
+    folder: Path,
+    categories: Sequence[str],
+    *,
+    window: int = 12,
+    reply_window: int | None = None,
+    stride: int = 4,
+    digest: str = DIGEST,
+    n: int = 200,
+    size: int = SIZE,
 ) -> Path:
-    """A classifier that reads activation 0 of block 2: the share of '!' among the last tokens."""
-    weight = np.zeros(2 * SIZE, np.float32)
-    weight[SIZE] = 1.0
+    """A classifier that reads activation 0 of block 2: of a `FakeGemma`, the share of '!' among the last tokens."""
+    weight = np.zeros(2 * size, np.float32)
+    weight[size] = 1.0
     tensors = {}
     for category in categories:
         tensors[f"weight.{category}"] = weight
@@ -84,10 +92,11 @@ def make_artifact(
             "digest": digest,
             "dtype": "float32",
             "blocks": 4,
-            "hidden_size": SIZE,
+            "hidden_size": size,
         },
         "blocks": [1, 2],
         "window": window,
+        "reply_window": reply_window,
         "stride": stride,
         "categories": dict.fromkeys(categories, record),
         "data_digest": "x",

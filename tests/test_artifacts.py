@@ -117,6 +117,16 @@ def test_decision_score_is_the_worst_window(stage: Stage) -> None:
     assert slow[end] == max(slow.values())
 
 
+def test_without_a_window_for_replies_both_stages_have_one(folder: Path, tmp_path: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["reply_window"]  # as before there was one
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    old = artifacts.load(folder).heads["hate"]
+    new = artifacts.load(make_artifact(tmp_path / "new", ["hate"], reply_window=8)).heads["hate"]
+    assert [old.window_at(stage) for stage in (Stage.INPUT, Stage.OUTPUT)] == [12, 12]
+    assert [new.window_at(stage) for stage in (Stage.INPUT, Stage.OUTPUT)] == [12, 8]
+
+
 def test_reading_ends() -> None:
     assert reading_ends(0, Stage.INPUT, 12, 4) == []
     assert reading_ends(5, Stage.INPUT, 12, 4) == [5]

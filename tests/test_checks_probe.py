@@ -21,7 +21,8 @@ BOTH = frozenset(Stage)
 def check(tmp_path_factory: pytest.TempPathFactory) -> ProbeCheck:
     folder = tmp_path_factory.mktemp("artifacts")
     hate = artifacts.load(make_artifact(folder / "hate", ["hate", "injection"])).heads
-    other = artifacts.load(make_artifact(folder / "other", ["other"], window=9, stride=3)).heads["other"]
+    made = make_artifact(folder / "other", ["other"], window=9, reply_window=6, stride=3)
+    other = artifacts.load(made).heads["other"]
     probes = [
         Probe("hate", hate["hate"], BOTH),
         Probe("injection", hate["injection"], frozenset({Stage.INPUT})),
@@ -52,6 +53,13 @@ def test_the_worst_window_of_a_long_text_counts(check: ProbeCheck) -> None:
         (findings,) = check.run([Sample(text)])
         assert findings[0].score > 0.5, place
     assert "window" in findings[0].detail
+
+
+def test_a_reply_is_read_in_its_own_window(check: ProbeCheck) -> None:
+    text = "." * 30 + "!" * 6
+    (asked,), (replied,) = (check.run([Sample(text, "assistant", stage)]) for stage in Stage)
+    assert {f.category: f.score > 0.9 for f in asked} == {"hate": False, "injection": False, "other": False}
+    assert {f.category: f.score > 0.9 for f in replied} == {"hate": False, "other": True}
 
 
 def test_a_nan_is_passed_on_for_the_guard_to_refuse(check: ProbeCheck) -> None:

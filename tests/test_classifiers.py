@@ -17,7 +17,7 @@ from classifiers import SafetyClassifier
 from classifiers.cache import FeatureCache
 from classifiers.calibrate import platt
 from classifiers.evaluate import calibration_error, recall_at_fpr
-from classifiers.features import STRIDE, WINDOW, causal_readings, middle_blocks, own_place, varied_place
+from classifiers.features import STRIDE, causal_readings, middle_blocks, own_place, varied_place, window_at
 from classifiers.heads import fit_path, make_folds
 from safety_kit.artifacts import Head, decision_score, reading_ends
 from safety_kit.checks.probe import Probe, ProbeCheck
@@ -201,8 +201,9 @@ class TestReadings:
 
     @given(st.integers(1, 600), st.sampled_from(list(Stage)))
     def test_readings_cover_every_token(self, length: int, stage: Stage) -> None:
-        ends = reading_ends(length, stage, WINDOW, STRIDE)
-        covered = {token for end in ends for token in range(max(0, end - WINDOW), end)}
+        window = window_at(stage)
+        ends = reading_ends(length, stage, window, STRIDE)
+        covered = {token for end in ends for token in range(max(0, end - window), end)}
         assert covered == set(range(length))
         assert ends == sorted(set(ends))
 

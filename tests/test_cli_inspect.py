@@ -91,7 +91,10 @@ def test_the_document_holds_a_row_a_token(text_policy: str) -> None:
     assert (user["role"], reply["role"], reply["stop"]) == ("user", "assistant", len(said["tokens"]))
     assert said["tokens"][0]["logprob"] is None
     assert said["tokens"][0]["top"] == []
-    assert said["sampling"] == {"temperature": 0.8, "top_k": 7, "top_p": 1.0, "min_p": 0.0}
+    assert said["sampling"] == {
+        **{"max_tokens": 5, "temperature": 0.8, "top_k": 7},
+        **{"top_p": 1.0, "min_p": 0.0, "seed": 1},
+    }
     for row in said["tokens"][1:]:
         assert len(row["top"]) == 3
         assert abs(row["surprisal"] + row["logprob"] / math.log(2)) < 1e-5
@@ -140,4 +143,4 @@ def test_the_command_says_what_the_library_says(embedded: Gemma, tmp_path: Path)
     assert {strip["stage"] for strip in said["messages"][1]["strips"]} == {"output"}
     table = runner.invoke(app, asked).stdout
     assert f"lies above {harassment['thresholds']['block']:.2f} (block)" in table
-    assert 'class="n cross"' in page(made)
+    assert 'class="n cross"' in page(made.to_json())

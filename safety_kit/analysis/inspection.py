@@ -78,7 +78,10 @@ class Inspection:
             "policy_digest": self.policy_digest,
             "sampling": None
             if sampling is None
-            else {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")},
+            else {
+                name: getattr(sampling, name)
+                for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed")
+            },
             "reply": self.reply,
             "tokens": [self._token(at) for at in range(len(self.pieces))],
             "next": self._row(len(self.pieces)),
@@ -137,15 +140,54 @@ def examine(
         also: What the trace shall hold besides, for a lens or attention.
     """
     prompt = gemma.render(messages)
-    tokens: Tokens = prompt.tokens
-    ranges = list(zip((message.role for message in messages), prompt.ranges, strict=True))
     given = messages[-1].role == "assistant"
-    reply = messages[-1].content if given else None
     if sampling is not None and not given:
-        run = RunTree.start(gemma, prompt, sampling).runs[0]
-        tokens, reply = run.tokens, run.text
-        ended = bool(run.reply) and run.reply[-1] in gemma.end_ids
-        ranges.append(("assistant", (run.start, len(tokens) - ended)))
+        return read(gemma, messages, RunTree.start(gemma, prompt, sampling), 0, guard, top_k=top_k, also=also)
+    ranges = list(zip((message.role for message in messages), prompt.ranges, strict=True))
+    reply = messages[-1].content if given else None
+    return _read(gemma, prompt.tokens, ranges, reply, guard, sampling, top_k, also)
+
+
+def read(
+    gemma: Gemma,
+    messages: Sequence[Message],
+    tree: RunTree,
+    number: int,
+    guard: Guard | None = None,
+    *,
+    top_k: int = 5,
+    also: Capture = Capture(),  # noqa: B008
+) -> Inspection:
+    """Read one run of a tree in one pass: its prompt, which the messages were rendered to, and its reply.
+
+    Args:
+        gemma: The model.
+        messages: Of the prompt.
+        tree: Its runs.
+        number: Which of them.
+        guard: Whose classifiers and thresholds make the strips.
+        top_k: Alternatives a token.
+        also: What the trace shall hold besides.
+    """
+    run = tree.runs[number]
+    ended = bool(run.reply) and run.reply[-1] in gemma.end_ids
+    ranges: list[tuple[Role, tuple[int, int]]] = [
+        *zip((message.role for message in messages), run.prompt.ranges, strict=True),
+        ("assistant", (run.start, len(run.tokens) - ended)),
+    ]
+    return _read(gemma, run.tokens, ranges, run.text, guard, tree.sampling, top_k, also)
+
+
+def _read(
+    gemma: Gemma,
+    tokens: Tokens,
+    ranges: Sequence[tuple[Role, tuple[int, int]]],
+    reply: str | None,
+    guard: Guard | None,
+    sampling: Sampling | None,
+    top_k: int,
+    also: Capture,
+) -> Inspection:
     reads = (guard.capture if guard is not None else None) or Capture()
     (trace,) = gemma.forward([tokens], CAPTURE | reads | also)
     return Inspection(
@@ -182,6 +224,8 @@ def _strip_json(strip: Strip) -> dict[str, Any]:
         "readings": [number(p) for p in strip.readings],
         "thresholds": {str(action): limit for action, limit in strip.thresholds.items()},
         "crossings": {str(action): at for action, at in strip.crossings.items()},
+        "ends": list(strip.ends),
+        "acts": {str(action): at for action, at in strip.acts.items()},
     }
 
 

@@ -11,7 +11,7 @@ from safety_kit.gemma.chat import Prompt
 from safety_kit.gemma.tokens import Detokenizer, Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from safety_kit.gemma.model import Gemma
     from safety_kit.gemma.sampling import Sampling
@@ -69,16 +69,20 @@ class RunTree:
         gemma: The model.
         sampling: How every run goes on.
         runs: In the order in which they were made.
+        progress: Called with tokens decoded and the most there can be; what it raises stops the run, which is not kept.
     """
 
     gemma: Gemma
     sampling: Sampling
     runs: list[Run] = field(default_factory=list)
+    progress: Callable[[int, int], None] | None = None
 
     @classmethod
-    def start(cls, gemma: Gemma, prompt: Prompt, sampling: Sampling) -> RunTree:
+    def start(
+        cls, gemma: Gemma, prompt: Prompt, sampling: Sampling, progress: Callable[[int, int], None] | None = None
+    ) -> RunTree:
         """Answer a prompt."""
-        tree = cls(gemma, sampling)
+        tree = cls(gemma, sampling, progress=progress)
         tree.runs.append(tree._continued(prompt, ()))
         return tree
 
@@ -133,6 +137,8 @@ class RunTree:
         sampling = replace(self.sampling, max_tokens=room, stop=())
         for step in self.gemma.steps(going_on, sampling):
             made.append(step.token_id)
+            if self.progress is not None:
+                self.progress(len(made), self.sampling.max_tokens)
             finish = step.finish or finish
             if step.token_id in self.gemma.end_ids:
                 break

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from safety_kit.artifacts import reading_ends
 from safety_kit.policy_schema import covers
 from safety_kit.types import Action, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,7 +34,11 @@ class Strip:
         readings: n float64: the same of the window of tokens that ends there, alone.
         changes: n float64: the probability less that at the token before; at the first token nan.
         thresholds: By action, the policy's lowest for this category at this stage.
-        crossings: By action, the first token at which the probability lies above it, or None.
+        crossings: By action, the first token at which the probability lies above it, or None: a text that ended there
+            would be met with that action.
+        ends: Tokens at which the guard reads the text (`artifacts.reading_ends`), the last one always among them.
+        acts: By action, the first of `ends` at which the probability lies above the threshold: what the guard does, and
+            in a stream when. None where it does nothing, though a crossing may lie between two readings.
     """
 
     category: str
@@ -44,6 +49,8 @@ class Strip:
     changes: NDArray[np.float64]
     thresholds: Mapping[Action, float]
     crossings: Mapping[Action, int | None]
+    ends: tuple[int, ...]
+    acts: Mapping[Action, int | None]
 
 
 def strips(view: TraceView, heads: Sequence[Head], stage: Stage, policy: Policy | None = None) -> list[Strip]:
@@ -80,10 +87,11 @@ def _strip(
     view: TraceView, head: Head, hidden: Mapping[int, NDArray[np.float32]], stage: Stage, limits: dict[Action, float]
 ) -> Strip:
     scores = head.token_scores(np.concatenate([hidden[block] for block in head.blocks], axis=1))
-    last = _window_means(scores, head.window)
-    decided = _decisions(last, stage, head.window, head.stride)
+    window = head.window_at(stage)
+    last = _window_means(scores, window)
+    decided = _decisions(last, stage, window, head.stride)
     probability = np.array([head.probability(score + head.bias, stage) for score in decided])
-    above = {action: np.flatnonzero(probability > limit) for action, limit in limits.items()}
+    ends = tuple(dict.fromkeys(end - 1 for end in reading_ends(len(probability), stage, window, head.stride)))
     return Strip(
         head.category,
         stage,
@@ -92,8 +100,14 @@ def _strip(
         np.array([head.probability(score + head.bias, stage) for score in last]),
         np.diff(probability, prepend=np.nan),
         limits,
-        {action: int(at[0]) if len(at) else None for action, at in above.items()},
+        {action: _first_above(probability, limit, range(len(probability))) for action, limit in limits.items()},
+        ends,
+        {action: _first_above(probability, limit, ends) for action, limit in limits.items()},
     )
+
+
+def _first_above(probability: NDArray[np.float64], limit: float, places: Iterable[int]) -> int | None:
+    return next((at for at in places if probability[at] > limit), None)
 
 
 def _window_means(scores: NDArray[np.float32], window: int) -> NDArray[np.float64]:

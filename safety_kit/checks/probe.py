@@ -39,7 +39,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One head's stream: running totals of its last `window` token scores, the oldest first."""
+    """One head's stream: running totals of the token scores in its window, the oldest first."""
 
     totals: NDArray[np.float64]
     tokens: int = 0
@@ -108,7 +108,7 @@ class ProbeCheck:
         return _Window(
             len(view),
             tuple(
-                decision_score(head.token_scores(features[head.blocks]), head.bias, stage, head.window, head.stride)
+                decision_score(head.token_scores(features[head.blocks]), head.bias, stage, head.window_at(stage), head.stride)
                 for head in (probe.head for probe in probes)
             ),
         )
@@ -168,11 +168,12 @@ def _read_on(probe: Probe, run: _Run, scores: NDArray[np.float32], final: bool) 
     if final and tokens and (not ends or ends[-1] != tokens):
         ends.append(tokens)
     findings = []
+    window = head.window_at(Stage.OUTPUT)
     for end in ends:
-        begin = max(0, end - head.window)
+        begin = max(0, end - window)
         score = float(totals[end - first] - totals[begin - first]) / (end - begin) + head.bias
         findings.append(_finding(probe, score, Stage.OUTPUT, f"reading ends at token {end}"))
-    return _Run(totals[-(head.window + 1) :], tokens, ends[-1] if ends else run.read), findings
+    return _Run(totals[-(window + 1) :], tokens, ends[-1] if ends else run.read), findings
 
 
 def _finding(probe: Probe, score: float, stage: Stage, detail: str) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from safety_kit.artifacts import Artifact, Head
     from safety_kit.gemma import Gemma
     from safety_kit.policy import Policy
-    from safety_kit.thresholds import Calibrated
+    from safety_kit.thresholds import Calibrated, Calibration
+    from safety_kit.traffic import Scores
 
 
 def calibrate(
@@ -146,30 +147,17 @@ def _calibrate_policy(
     policy: Policy, gemma: Gemma, rows: list[Row], stage: Stage, digest: str, nearest: int, show: bool, as_json: bool
 ) -> int:
     from safety_kit import traffic
-    from safety_kit.budget import CONFIDENCE
     from safety_kit.checks.probe import ProbeCheck, load_probes
-    from safety_kit.thresholds import Calibration
 
     probes, loaded = load_probes(policy, gemma, {})
-    heads = {probe.head.category: probe.head for probe in probes}
     samples = [row.sample(stage) for row in rows]
     if not probes:
         raise PolicyError("The policy has no probe; only probes have budgets.")
     scores = traffic.read_log(ProbeCheck(probes, gemma), policy, samples, _bar)
-    thresholds = traffic.calibrate(policy, heads, scores)
-    if not thresholds:
-        raise DataError("The log has no text that a budget of the policy is about; see --stage.")
+    heads = {probe.head.category: probe.head for probe in probes}
+    made = calibration_of(policy, heads, {name: artifact.digest for name, artifact in loaded.items()}, scores, digest)
+    thresholds = made.thresholds
     assert policy.calibration is not None
-    made = Calibration(
-        log=digest,
-        date=_today(),
-        policy=policy.digest,
-        budget=policy.budget,
-        confidence=CONFIDENCE,
-        artifacts={name: artifact.digest for name, artifact in loaded.items()},
-        thresholds=tuple(thresholds),
-        blocked=tuple(traffic.blocked(policy, scores, thresholds)),
-    )
     made.save(policy.calibration)
     margins = traffic.margins(scores, thresholds)
     read = [i for i, (_, one) in enumerate(margins) if one is not None]
@@ -196,6 +184,40 @@ def _calibrate_policy(
         print(line)
     print(console.safe(f"→ {policy.calibration}"))
     return 0
+
+
+def calibration_of(
+    policy: Policy, heads: Mapping[str, Head], artifacts: Mapping[str, str], scores: Scores, digest: str
+) -> Calibration:
+    """What a log's scores come to for a policy: the content of the file that its `calibration` names.
+
+    Args:
+        policy: The policy.
+        heads: Its classifiers by category.
+        artifacts: Their digests by check.
+        scores: Of the log, by these.
+        digest: SHA-256 of the log.
+
+    Raises:
+        DataError: The log has too few texts, or none at a stage that the policy is about.
+    """
+    from safety_kit import traffic
+    from safety_kit.budget import CONFIDENCE
+    from safety_kit.thresholds import Calibration
+
+    thresholds = traffic.calibrate(policy, heads, scores)
+    if not thresholds:
+        raise DataError("The log has no text that a budget of the policy is about; see --stage.")
+    return Calibration(
+        log=digest,
+        date=_today(),
+        policy=policy.digest,
+        budget=policy.budget,
+        confidence=CONFIDENCE,
+        artifacts=dict(artifacts),
+        thresholds=tuple(thresholds),
+        blocked=tuple(traffic.blocked(policy, scores, thresholds)),
+    )
 
 
 def _near(row: Row, margin: float, one: Calibrated | None) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def inspect(
         from safety_kit.commands.inspect_page import page
 
         try:
-            html.write_text(page(made), encoding="utf-8")
+            html.write_text(page(made.to_json()), encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"{html} cannot be written ({error.strerror}); name a file in a folder of yours."

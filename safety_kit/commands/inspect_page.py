@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safety_kit.analysis.pieces import visible
 
 if TYPE_CHECKING:
-    from safety_kit.analysis.inspection import Inspection, Part
+    from collections.abc import Mapping, Sequence
 
 BITS = 16.0
 """Surprisal at which a token's colour is fullest: the bits of one token in 65,536."""
@@ -38,59 +37,62 @@ th, td { padding: .15rem .6rem; text-align: left; border-bottom: 1px solid color
 """  # noqa: E501
 
 
-def page(made: Inspection) -> str:
-    """The whole document."""
-    gemma = made.gemma
+def page(document: Mapping[str, Any]) -> str:
+    """The whole page of a document, as `Inspection.to_json` makes it."""
+    model = document["model"]
     about = (
-        f"{gemma.family} {gemma.name} · {gemma.digest[:12]} · {gemma.dtype}, {gemma.attention}"
-        f" · policy {(made.policy_digest or 'none')[:12]}"
+        f"{model['family']} {model['name']} · {model['digest'][:12]} · {model['dtype']}, {model['attention']}"
+        f" · policy {(document['policy_digest'] or 'none')[:12]} · safety kit {document['kit_version']}"
     )
     said = (
         "Colour is surprisal, from 0 to 16 bits, and in the classifiers' columns probability, from 0 to 1. A "
-        "classifier's number at a token is what it would say if the text ended there; a frame marks the first one "
-        "above a threshold."
+        "classifier's number at a token is what it would say if the text ended there; a frame marks where the guard, "
+        "which reads at some tokens only, first finds it above a threshold."
     )
-    parts = "".join(_part(made, part) for part in made.parts)
+    parts = "".join(_part(document["tokens"], part) for part in document["messages"])
     return f'{_HEAD}<h1>Inspection</h1><p>{_text(about)}</p><p class="note">{said}</p>{parts}</body>\n</html>\n'
 
 
-def _part(made: Inspection, part: Part) -> str:
-    raw = made.probabilities.raw
-    own = range(part.start, part.stop)
+def _part(tokens: Sequence[Mapping[str, Any]], part: Mapping[str, Any]) -> str:
+    own = tokens[part["start"] : part["stop"]]
     text = "".join(
-        f'<span style="--v:{_share(raw.surprisals[at])}">{_text(made.pieces[at].text)}</span>'
-        for at in own
-        if made.pieces[at].part <= 1
+        f'<span style="--v:{_share(token["surprisal"])}">{_text(token["text"])}</span>'
+        for token in own
+        if token.get("part", 0) <= 1
     )
-    names = ["token", "id", "bits", "rank", "entropy", "likeliest", *(strip.category for strip in part.strips)]
+    categories = [strip["category"] for strip in part["strips"]]
+    names = ["token", "id", "bits", "rank", "entropy", "likeliest", *categories]
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in names)
-    rows = "".join(_row(made, part, at) for at in own)
-    title = _text(f"{part.role}: {len(own)} tokens")
+    rows = "".join(_row(token, part["strips"], offset) for offset, token in enumerate(own))
+    title = _text(f"{part['role']}: {len(own)} tokens")
     return f'<h2>{title}</h2><p class="text">{text}</p><table><tr>{head}</tr>{rows}</table>'
 
 
-def _row(made: Inspection, part: Part, at: int) -> str:
-    raw, piece = made.probabilities.raw, made.pieces[at]
-    split = f" ({piece.part} of {piece.parts})" if piece.parts else ""
-    likeliest = " ".join(f"“{_text(other.text)}” {p:.2f}" for other, p in made.alternatives(raw, at))
+def _row(token: Mapping[str, Any], strips: Sequence[Mapping[str, Any]], offset: int) -> str:
+    split = f" ({token['part']} of {token['parts']})" if token.get("parts") else ""
+    likeliest = " ".join(f"“{_text(other['text'])}” {other['probability']:.2f}" for other in token["top"])
     cells = [
-        f'<td class="t" style="--v:{_share(raw.surprisals[at])}">{_text(piece.text)}{split}</td>',
-        f'<td class="n">{piece.id}</td>',
-        f'<td class="n">{raw.surprisals[at]:.2f}</td>',
-        f'<td class="n">{raw.ranks[at]}</td>',
-        f'<td class="n">{raw.entropies[at]:.2f}</td>',
+        f'<td class="t" style="--v:{_share(token["surprisal"])}">{_text(token["text"])}{split}</td>',
+        f'<td class="n">{token["id"]}</td>',
+        f'<td class="n">{_number(token["surprisal"], ".2f")}</td>',
+        f'<td class="n">{_number(token["rank"], "d")}</td>',
+        f'<td class="n">{_number(token["entropy"], ".2f")}</td>',
         f'<td class="t">{likeliest}</td>',
     ]
-    for strip in part.strips:
-        probability = float(strip.probabilities[at - part.start])
-        reached = [str(action) for action, token in strip.crossings.items() if token == at - part.start]
-        mark = f' class="n cross" title="first above: {", ".join(reached)}"' if reached else ' class="n"'
+    for strip in strips:
+        probability = strip["probabilities"][offset]
+        reached = [_text(action) for action, at in strip["acts"].items() if at == offset]
+        mark = f' class="n cross" title="the guard: {", ".join(reached)}"' if reached else ' class="n"'
         cells.append(f'<td{mark} style="--v:{probability:.3f}">{probability:.2f}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _share(bits: float) -> str:
-    return f"{min(1.0, bits / BITS):.3f}" if math.isfinite(bits) else "0"
+def _share(bits: float | None) -> str:
+    return "0" if bits is None else f"{min(1.0, bits / BITS):.3f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _text(text: str) -> str:

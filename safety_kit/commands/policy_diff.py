@@ -13,6 +13,9 @@ from safety_kit.commands import corpus, models, rows_options
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from safety_kit.guard import Guard
     from safety_kit.types import Sample, Verdict
 
 BATCH = 32
@@ -72,40 +75,56 @@ def diff(
     gemma = models.gemma_for(policies, model, revision, device, dtype)
     a, b = (Guard(policy, gemma) for policy in policies)
     samples = {entry.place: entry.sample for entry in read if entry.sample is not None}
-    places = list(samples)
-    changes: list[Change] = []
-    for start in range(0, len(places), BATCH):
-        part = places[start : start + BATCH]
-        checked = [guard.check([samples[place] for place in part]) for guard in (a, b)]
-        changes += [
-            Change(place, before, after)
-            for place, before, after in zip(part, *checked, strict=True)
-            if _differ(before, after)
-        ]
-    moves = Counter(f"{one.before.action} → {one.after.action}" for one in changes)
+    found = changes(a, b, samples)
+    moves = Counter(f"{one.before.action} → {one.after.action}" for one in found)
     if as_json:
         console.emit(
             {
                 "rows": len(samples),
-                "changed": len(changes),
+                "changed": len(found),
                 "policies": [{"name": guard.policy.name, "digest": guard.digest} for guard in (a, b)],
                 "moves": dict(moves),
-                "changes": [_json(one, samples[one.row] if show_text else None) for one in changes],
+                "changes": [_json(one, samples[one.row] if show_text else None) for one in found],
             }
         )
-        return int(bool(changes))
-    print(f"{len(changes)} of {len(samples)} verdicts change" + "".join(f" · {n} {move}" for move, n in moves.items()))
-    if changes:
+        return int(bool(found))
+    print(f"{len(found)} of {len(samples)} verdicts change" + "".join(f" · {n} {move}" for move, n in moves.items()))
+    if found:
         headings = [read.unit, "at", "from", "to", "categories"]
         made = console.table(*headings, *(["text"] if show_text else []))
-        for one in changes[:SHOWN]:
+        for one in found[:SHOWN]:
             cells = [str(one.row), one.after.stage.value, str(one.before.action), str(one.after.action)]
             cells.append(", ".join(_named(one)))
             console.add_row(made, *cells, *([console.one_line(samples[one.row].text, WIDTH)] if show_text else []))
         console.show(made)
-    if len(changes) > SHOWN:
-        print(f"and {len(changes) - SHOWN} more; --json lists all.")
-    return int(bool(changes))
+    if len(found) > SHOWN:
+        print(f"and {len(found) - SHOWN} more; --json lists all.")
+    return int(bool(found))
+
+
+def changes(
+    a: Guard, b: Guard, samples: Mapping[int, Sample], progress: Callable[[int], None] = lambda _: None
+) -> list[Change]:
+    """The rows of which two guards say different things, in order.
+
+    Args:
+        a: The first.
+        b: The second.
+        samples: The rows, by their place.
+        progress: Called with the number of rows done, after each batch.
+    """
+    places = list(samples)
+    found: list[Change] = []
+    for start in range(0, len(places), BATCH):
+        part = places[start : start + BATCH]
+        checked = [guard.check([samples[place] for place in part]) for guard in (a, b)]
+        found += [
+            Change(place, before, after)
+            for place, before, after in zip(part, *checked, strict=True)
+            if _differ(before, after)
+        ]
+        progress(start + len(part))
+    return found
 
 
 def _differ(before: Verdict, after: Verdict) -> bool:

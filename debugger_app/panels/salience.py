@@ -1,0 +1,189 @@
+"""Salience: how much each token before it matters to a chosen number, and whether that is to be believed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from debugger_app.charts import lines
+from debugger_app.colours import Scale
+from debugger_app.components import Shown, token_strip
+from debugger_app.frame import Opened, told, working
+from debugger_app.panels.bench import ready
+from debugger_app.panels.tokens import boxed
+from debugger_app.visible import plain, short, visible
+from safety_kit.analysis import objectives
+from safety_kit.analysis import salience as salience_
+from safety_kit.analysis.inspection import heads_at
+from safety_kit.gemma.tokens import Tokens
+from safety_kit.types import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from debugger_app.document import Document
+    from safety_kit.analysis.objectives import Objective
+    from safety_kit.analysis.salience import DeletionCurve, Salience
+
+METHODS = {
+    "leave one out": "What the number loses when the token is deleted; exact, and the slowest.",
+    "integrated gradients": "Shares of the difference to a text of padding; 32 passes forward and back.",
+    "gradient × input": "A first guess: one pass forward and back.",
+    "gradient norm": "How fast the number could change there, without a direction.",
+}
+
+
+@st.fragment
+def salience(name: str, study: Any, token: int, here: Opened | None) -> None:
+    """Choose a number and a method, measure, and draw the scores beside their check."""
+    if (bench := ready(study, here)) is None:
+        return
+    aims = _aims(study.document, token, bench)
+    left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
+    aim = left.selectbox(
+        "What is explained",
+        list(aims),
+        key=f"aim-{name}-{token}",
+        format_func=plain,
+        help="The number that the scores are about.",
+    )
+    method = middle.selectbox("Method", list(METHODS), key=f"method-{name}")
+    middle_help = METHODS[method]
+    asked = right.button("Measure", key=f"measure-salience-{name}", width="stretch")
+    st.caption(middle_help)
+    key = ("salience", aim, method, token)
+    if asked and key not in study.results:
+        with told():
+            text, objective = aims[aim]()
+            with working("Reading without token") as progress, bench.model.running() as gemma:
+                made = _measured(method, gemma, text, objective, progress)
+                progress(1, 1)
+                curve = salience_.deletion_curve(gemma, text, objective, made.scores)
+            study.results[key] = made, curve
+    if key in study.results:
+        _draw(name, study.document, *study.results[key])
+
+
+def _aims(document: Document, token: int, here: Opened) -> dict[str, Callable[[], tuple[Tokens, Objective]]]:
+    """Each a text and the number about it; what stands behind the number is left out of the text."""
+    ids = [piece.id for piece in document.tokens]
+
+    def until(stop: int) -> Tokens:
+        return Tokens(tuple(ids[:stop]), ((0, 0),) * stop)
+
+    aims: dict[str, Callable[[], tuple[Tokens, Objective]]] = {}
+    if token > 0:
+        aims["this token"] = lambda: (until(token + 1), objectives.logprob(until(token + 1), [token]))
+    reply = next((part for part in reversed(document.messages) if part.role == "assistant"), None)
+    if reply is not None and reply.stop > reply.start:
+        span = range(reply.start, reply.stop)
+        aims["the whole reply"] = lambda: (until(span.stop), objectives.logprob(until(span.stop), span))
+    if token > 0:
+        for other in [other for other in document.tokens[token].top if other.id != ids[token]][:3]:
+            aims[f"this token rather than “{short(other.text, 20)}”"] = lambda other=other: (  # type: ignore[misc]
+                until(token),
+                objectives.contrast(until(token), token - 1, ids[token], other.id),
+            )
+    part = document.part_of(token)
+    if part is not None:
+        stage = Stage.OUTPUT if part.role == "assistant" else Stage.INPUT
+        for head in heads_at(here.guard, stage):
+            start = max(part.start, part.stop - head.window_at(stage))
+            aims[f"classifier {head.category}"] = lambda head=head, start=start, part=part: (  # type: ignore[misc]
+                until(part.stop),
+                objectives.classifier(head, start, part.stop),
+            )
+    return aims
+
+
+def _measured(
+    method: str, gemma: Any, text: Tokens, objective: Objective, progress: Callable[[int, int], None]
+) -> Salience:
+    if method == "leave one out":
+        return salience_.leave_one_out(gemma, text, objective, progress=progress)
+    by_gradient = {
+        "integrated gradients": salience_.integrated_gradients,
+        "gradient × input": salience_.gradient_x_input,
+        "gradient norm": salience_.gradient_norm,
+    }
+    return by_gradient[method](gemma, text, objective)
+
+
+def _draw(name: str, document: Document, made: Salience, curve: DeletionCurve) -> None:
+    grain = st.segmented_control(
+        "By", ["token", "word", "sentence"], default="token", key=f"grain-{name}", help="Sums over the tokens of each."
+    )
+    tokens = document.tokens[: len(made.scores)]
+    scores = _grained(made.scores, [token.text for token in tokens], grain or "token")
+    largest = float(np.nanmax(np.abs(scores))) if np.isfinite(scores).any() else 1.0
+    low = 0.0 if made.method == "gradient norm" else -largest
+    scale = Scale(f"{made.method}, {made.unit}: what each {grain or 'token'} adds", low, largest or 1.0, "{:+.2g}")
+    shown = [
+        Shown(
+            boxed(token),
+            f"token {at}: {visible(token.text)}, " + ("cannot be deleted" if math.isnan(score) else f"{score:+.3g}"),
+            scale.share(score),
+            ("control",) if token.control else (),
+            breaks=token.text.endswith("\n"),
+        )
+        for at, (token, score) in enumerate(zip(tokens, scores, strict=True))
+    ]
+    token_strip(shown, scale, "Salience of each token", key=f"salience-{name}", selected=None)
+    left, right = st.columns([3, 2])
+    with left:
+        st.caption(f"The number: {made.value:.3f} {made.unit}.")
+        if made.gap is not None:
+            st.caption(
+                f"Completeness gap {made.gap:.2g}: the scores add up to the difference to the padded text but for this."
+            )
+        if curve.faithful:
+            st.markdown(
+                ":material/check: Deleting the highest tokens lowers the number faster than any random order did."
+            )
+        else:
+            st.markdown(
+                ":material/warning: **Not to be relied on here:** deleting the highest tokens lowers the number no "
+                "faster than deleting random ones."
+            )
+        with st.expander("The same as a table"):
+            st.dataframe(
+                pd.DataFrame({"token": [visible(token.text) for token in tokens], made.unit: scores}), hide_index=True
+            )
+    with right:
+        rows = [
+            {"deleted": share, "number": value, "order": order}
+            for order, values in [("highest first", curve.values), ("at random, mean", curve.random.mean(axis=0))]
+            for share, value in zip((0.0, *curve.fractions), (curve.value, *values), strict=True)
+        ]
+        st.altair_chart(
+            lines(pd.DataFrame(rows), "deleted", "number", colour="order"),
+            width="stretch",
+            alt="The number as tokens are deleted, the highest first and at random.",
+        )
+
+
+def _grained(scores: Any, texts: list[str], grain: str) -> Any:
+    """Each token with the sum of its word or sentence."""
+    if grain == "token":
+        return scores
+    whole = "".join(texts)
+    ends = np.cumsum([len(text) for text in texts]).tolist()
+    offsets = list(zip([0, *ends[:-1]], ends, strict=True))
+    groups = salience_.words(whole, offsets) if grain == "word" else _sentences(texts)
+    made = np.full(len(scores), np.nan)
+    for group, total in zip(groups, salience_.by_group(scores, groups), strict=True):
+        made[group] = total
+    return made
+
+
+def _sentences(texts: list[str]) -> list[list[int]]:
+    groups: list[list[int]] = [[]]
+    for at, text in enumerate(texts):
+        groups[-1].append(at)
+        if text.rstrip().endswith((".", "!", "?", "。")) or "\n" in text:
+            groups.append([])
+    return [group for group in groups if group]

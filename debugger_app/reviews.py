@@ -1,0 +1,48 @@
+"""The gateway's review store, opened from here: what was blocked, by its request id, or all of it as rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safety_kit.errors import DataError, UserError
+from safety_kit.gateway.review_files import Shelf
+from safety_kit.gateway.review_rows import rows
+
+
+def records(source: str, request_id: str | None = None) -> list[dict[str, Any]]:
+    """Rows of a review store, as `safety-kit review export` writes them.
+
+    Args:
+        source: The store's folder, or a JSONL file that was exported from it.
+        request_id: Only those of one request.
+
+    Raises:
+        DataError: It cannot be read, or holds nothing of the request.
+        UserError: The folder is no review store.
+    """
+    path = Path(source)
+    if path.is_dir():
+        shelf = Shelf.open(path)
+        entries = shelf.entries() if request_id is None else shelf.find(request_id)
+        made = [row for entry in entries for row in rows(entry)]
+    else:
+        made = [row for row in _exported(path) if request_id in (None, row.get("request_id"))]
+    if not made:
+        wanted = "nothing" if request_id is None else "nothing of that request"
+        raise DataError(f"{source} keeps {wanted}; what is too old is deleted, and what is allowed is never kept.")
+    return made
+
+
+def _exported(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is neither a review store nor rows exported from one ({type(error).__name__}); name the folder "
+            "that the gateway's review.folder names."
+        ) from error
+    if not all(isinstance(line, dict) and isinstance(line.get("text"), str) for line in lines):
+        raise DataError(f"{path} has lines without a text; export it again with: safety-kit review export")
+    return lines

@@ -1,0 +1,207 @@
+"""The Inspect page on a tiny Gemma: every panel draws, faults become sentences, and the page stays up."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from debugger_helpers import HOSTILE, inert, workplace
+from streamlit.testing.v1 import AppTest
+
+import debugger_app
+from debugger_app import components, example, resources
+from debugger_app.panels.closer import PANELS
+from debugger_app.study import Study
+from safety_kit.gemma import Gemma
+
+pytestmark = pytest.mark.app
+
+PAGE = Path(debugger_app.__file__).parent / "views" / "inspect.py"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return workplace(tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture
+def page(work: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
+    """The page with its model there; nothing asked yet."""
+    model, policy = work
+    monkeypatch.setattr(sys, "argv", ["app.py", "--model", str(model), "--policy", str(policy)])
+    components.component.cache_clear()  # each AppTest has a registry of its own
+    st.cache_resource.clear()
+    resources.model(str(model), None, "auto", "auto")
+    yield AppTest.from_file(str(PAGE), default_timeout=120).run()
+    st.cache_resource.clear()
+
+
+def ask(page: AppTest, text: str = "the cat in the hat", tokens: int = 6) -> AppTest:
+    page.text_area[0].set_value(text)
+    next(field for field in page.number_input if field.label == "Reply tokens").set_value(tokens)
+    return press(page, "Inspect")
+
+
+def press(page: AppTest, label: str) -> AppTest:
+    return next(button for button in page.button if button.label == label).click().run()
+
+
+def study(page: AppTest) -> Study:
+    runs: dict[str, Study] = page.session_state["runs"]
+    return list(runs.values())[-1]
+
+
+def choose(page: AppTest, token: int) -> AppTest:
+    """As a click in the strip would."""
+    name = list(page.session_state["runs"])[-1]
+    page.session_state[f"strip-token-{name}"] = token
+    page.run()
+    assert f"**Token {token}**" in shown(page)
+    return page
+
+
+def shown(page: AppTest) -> str:
+    elements = [*page.text, *page.markdown, *page.caption, *page.info, *page.error, *page.warning]
+    return "\n".join(str(element.value) for element in elements)
+
+
+def test_the_first_screen_is_a_worked_example(page: AppTest) -> None:
+    assert not page.exception
+    assert "A worked example" in shown(page)
+    assert "prompt\\_injection" in shown(page)
+
+
+def test_a_prompt_is_answered_and_shown(page: AppTest) -> None:
+    ask(page)
+    assert not page.exception
+    seen = study(page)
+    assert seen.document.sampling is not None
+    assert len(seen.document.tokens) > 6
+    assert page.query_params["run"]
+    assert "cat" not in str(page.query_params)
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_every_panel_draws_and_selecting_another_token_reads_nothing(
+    page: AppTest, panel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(page)
+    count = len(study(page).document.tokens)
+    page.session_state["panel"] = panel
+    choose(page, count - 2)
+    assert not page.exception
+    if panel in ("Alternatives", "Lens", "Attention"):
+
+        def refused(*_: Any, **__: Any) -> None:
+            raise AssertionError("a pass over the text")
+
+        monkeypatch.setattr(Gemma, "forward", refused)
+        choose(page, count - 3)
+        assert not page.exception
+    choose(page, 0)
+    assert not page.exception
+
+
+@pytest.mark.parametrize(
+    ("panel", "button", "said"),
+    [
+        ("Lens", "Every token", ("lens", "all")),
+        ("Attention", "Remove it and see", ("ablation",)),
+        ("Salience", "Measure", ("salience", "this token", "leave one out")),
+        ("Cause", "Change it and see", ("cause", "zero a head")),
+    ],
+)
+def test_what_is_asked_for_is_measured_once_and_kept(
+    page: AppTest, panel: str, button: str, said: tuple[str, ...]
+) -> None:
+    ask(page)
+    page.session_state["panel"] = panel
+    choose(page, len(study(page).document.tokens) - 2)
+    press(page, button)
+    assert not page.exception
+    kept = [key for key in study(page).results if key[: len(said)] == said]
+    assert len(kept) == 1
+    assert not any("Tensor" in type(value).__name__ for value in study(page).results.values())
+
+
+def test_a_reply_goes_on_from_another_token(page: AppTest) -> None:
+    ask(page)
+    first = study(page)
+    assert first.live is not None
+    choose(page, first.live.run.start + 2)
+    next(field for field in page.text_input if field.label == "or type one").set_value("the")
+    press(page, "Go on from it")
+    assert not page.exception
+    second = study(page)
+    start = first.live.run.start
+    assert second is not first
+    ids = [[token.id for token in seen.document.tokens] for seen in (first, second)]
+    assert ids[0][: start + 2] == ids[1][: start + 2]
+    choose(page, start + 1)
+    assert "Runs of this prompt" in shown(page)
+
+
+@pytest.mark.parametrize(("text", "said"), [(" ", "empty"), ("a" * 100_001, "100,001 characters")])
+def test_what_cannot_be_read_is_a_sentence_and_the_next_run_works(page: AppTest, text: str, said: str) -> None:
+    ask(page, text)
+    assert not page.exception
+    assert said in shown(page)
+    ask(page)
+    assert said not in shown(page)
+    assert study(page)
+
+
+def test_running_out_of_memory_is_a_sentence_and_the_next_run_works(
+    page: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Gemma, "forward", full)
+        ask(page)
+        assert not page.exception
+        assert "not enough memory" in shown(page)
+    ask(page)
+    assert "not enough memory" not in shown(page)
+    assert study(page)
+
+
+def test_hostile_text_is_inert_wherever_it_is_shown(page: AppTest) -> None:
+    ask(page, HOSTILE)
+    choose(page, 12)
+    assert not page.exception
+    said = shown(page)
+    assert inert(said)
+    assert not any(element.allow_html for element in page.markdown)
+
+
+def test_a_model_that_is_not_there_is_a_sentence(page: AppTest) -> None:
+    field = next(field for field in page.text_input if field.label == "Model")
+    field.set_value("/nowhere/at/all").run()
+    for _ in range(100):
+        if "did not work" in shown(page):
+            break
+        page.run()
+    assert not page.exception
+    assert "did not work" in shown(page)
+
+
+def test_a_run_of_another_model_asks_this_one_nothing(page: AppTest) -> None:
+    page.session_state["panel"] = "Lens"
+    page.session_state["strip-token-example"] = 12
+    page.run()
+    assert not page.exception
+    assert "the model that made the run" in shown(page)
+
+
+def test_a_run_from_a_file_is_shown_at_once(page: AppTest) -> None:
+    raw = example.PLACE.read_bytes()
+    page.file_uploader[0].set_value(("run.json", raw, "application/json")).run()
+    assert not page.exception
+    assert study(page).document == example.document()
+    assert "A worked example" not in shown(page)
