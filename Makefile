@@ -80,7 +80,7 @@ bench-contexts: $(READY) ### the shipped classifiers in ten contexts
 bench-languages: $(READY) ### taught in English, scored in other languages
 	$(PY) -m benchmarks.languages $(ARGS)
 
-bench-gateway: $(READY) ### what the gateway costs and stands: benchmarks/results/gateway.json (--quick, --only NAME)
+bench-gateway: $(READY) ### what the gateway costs and stands, without the long run (--quick, --only endurance)
 	$(PY) -m benchmarks.gateway $(ARGS)
 
 load: $(READY) ### a gateway on this machine under load, ten minutes (ARGS=--quick: one)

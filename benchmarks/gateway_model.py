@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -131,21 +130,26 @@ def sustained(gemma: Gemma, counts: Sequence[int] = (8, 16, 24, 32, 48, 64), beh
     return [*figures, figure(what, [float(most)], "streams")]
 
 
+def figures(quick: bool) -> Iterator[Figure]:
+    """All of them, as they are measured."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gemma = Gemma.load("embedded")
+        few = 2 if quick else 10
+        yield from prompts(gemma, few)
+        yield from decoding(gemma, few)
+        yield from sustained(gemma, (8, 16) if quick else (8, 16, 24, 32, 48, 64))
+    finally:
+        torch.set_num_threads(before)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(argv)
-    torch.set_num_threads(2)
-    gemma = Gemma.load("embedded")
-    few = 2 if options.quick else 10
-    for made in (
-        prompts(gemma, few),
-        decoding(gemma, few),
-        sustained(gemma, (8, 16) if options.quick else (8, 16, 24, 32, 48, 64)),
-    ):
-        for one in made:
-            sys.stdout.write(f"{one}\n")
-        sys.stdout.flush()
+    for one in figures(options.quick):
+        print(one, flush=True)
 
 
 if __name__ == "__main__":

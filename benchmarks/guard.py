@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few repeats: to see that it runs, not for the record")
     parser.add_argument("--fresh", action="store_true", help="forget the finished parts of a stopped run")
     parser.add_argument("--llm-guard", type=Path, help="the Python of an environment with llm-guard: a row beside ours")
-    parser.add_argument("--only", nargs="+", help="these parts alone; nothing is written")
+    parser.add_argument("--only", nargs="+", help="these parts alone; the others' figures stay in the file")
     options = parser.parse_args()
     if not options.data.is_dir():
         print(f"The published sets are not at {options.data}; name their folder with --data.", file=sys.stderr)

@@ -18,8 +18,9 @@ def run(name: str, parts: Mapping[str, Callable[[], Sequence[Figure]]], options:
     Args:
         name: Of the benchmark.
         parts: What gives the figures, by name.
-        options: ``quick``: nothing is written; ``only``: these parts alone, and nothing is written; ``fresh``: forget
-            what a stopped run has finished.
+        options: ``quick``: nothing is written; ``only``: these parts alone, whose figures take the place of the
+            earlier ones in the result file, the others staying with their own dates; ``fresh``: forget what a stopped
+            run has finished.
     """
     kept = cache_dir() / "bench" / f"{name}{'-quick' if options.quick else ''}.jsonl"
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -28,6 +29,7 @@ def run(name: str, parts: Mapping[str, Callable[[], Sequence[Figure]]], options:
     lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
     done: dict[str, list[dict[str, Any]]] = dict(map(json.loads, lines))
     figures: list[Figure] = []
+    measured: dict[str, list[str]] = {}
     for part, measure in parts.items():
         if options.only and part not in options.only:
             continue
@@ -40,6 +42,7 @@ def run(name: str, parts: Mapping[str, Callable[[], Sequence[Figure]]], options:
             told = f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}] " if one.unit != NOT_RUN else ""
             print(f"{one.what}: {told}{one.unit} {one.goal} {mark}", flush=True)
             figures.append(one)
-    if not options.quick and not options.only:
-        print(write(name, figures))
+            measured.setdefault(part, []).append(one.what)
+    if not options.quick:
+        print(write(name, figures, measured, keep=bool(options.only)))
         kept.unlink(missing_ok=True)

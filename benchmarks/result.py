@@ -17,7 +17,7 @@ import numpy as np
 from safety_kit import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 NOT_RUN = "not run"
 """The unit of a figure that was not measured."""
@@ -56,6 +56,17 @@ def not_run(what: str) -> Figure:
     return Figure(what, 0, 0, 0, NOT_RUN, "", None)
 
 
+def _joined(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """A result file in which some parts were measured again, on the same machine with the same versions."""
+    if any(earlier[name] != later[name] for name in ("machine", "versions")):
+        raise SystemExit("The earlier figures are of another machine or other versions: measure all parts again.")
+    before = earlier.get("parts", {})
+    again = {what for part in later["parts"] for what in before.get(part, {}).get("figures", ())}
+    again |= {one["what"] for one in later["figures"]}
+    figures = [one for one in earlier["figures"] if one["what"] not in again] + later["figures"]
+    return {**earlier, **later, "figures": figures, "parts": {**before, **later["parts"]}}
+
+
 def seconds(work: Callable[[], object]) -> float:
     """Wall time of a call."""
     begin = time.perf_counter()
@@ -63,12 +74,26 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def write(name: str, figures: Sequence[Figure], **more: Any) -> Path:
-    """Write `results/NAME.json`."""
+def write(
+    name: str,
+    figures: Sequence[Figure],
+    parts: Mapping[str, Sequence[str]] | None = None,
+    keep: bool = False,
+    **more: Any,
+) -> Path:
+    """Write `results/NAME.json`.
+
+    Args:
+        name: Of the benchmark.
+        figures: What was measured.
+        parts: The `what` of the figures by the part of the benchmark that measured them, where it has parts.
+        keep: What the file has of other parts stays.
+        more: Stands in the document as it is.
+    """
     import torch
 
     path = RESULTS / f"{name}.json"
-    document = {
+    document: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": {
             "cpu": _cpu(),
@@ -84,6 +109,10 @@ def write(name: str, figures: Sequence[Figure], **more: Any) -> Path:
         "figures": [asdict(one) for one in figures],
         **more,
     }
+    if parts is not None:
+        document["parts"] = {part: {"date": document["date"], "figures": list(whats)} for part, whats in parts.items()}
+    if keep and path.exists():
+        document = _joined(json.loads(path.read_text(encoding="utf-8")), document)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return path
 

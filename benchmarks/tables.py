@@ -42,7 +42,9 @@ def table(name: str) -> str:
 
         lines += ["", paragraph(result["contexts"])]
     versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
-    lines += ["", f"Measured {result['date']} on {machine['cores']} cores ({machine['cpu']}); {versions}."]
+    dates = {part: told["date"] for part, told in result.get("parts", {}).items() if told["date"] != result["date"]}
+    earlier = "".join(f", {part} {date}" for part, date in dates.items())
+    lines += ["", f"Measured {result['date']}{earlier} on {machine['cores']} cores ({machine['cpu']}); {versions}."]
     return "\n".join(lines)
 
 

@@ -188,3 +188,10 @@ def test_alerts_ask_for_metrics_that_there_are() -> None:
     assert asked
     assert asked <= known
     assert loaded("prometheus.yml")["rule_files"] == ["alerts.yml"]
+
+
+def test_the_guide_gives_the_keys_to_the_containers_user() -> None:
+    """Keys that others may read are refused, so that it must own them."""
+    (user,) = re.findall(r"^USER (\d+)", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    guide = (ROOT / "docs" / "guides" / "operate.md").read_text(encoding="utf-8")
+    assert f"chown {user} deploy/config/keys.yaml" in guide

@@ -17,6 +17,7 @@ from guard_helpers import FakeGemma, make_artifact
 from integration_helpers import MAIL, MESSAGE, SECRET
 
 from safety_kit.gateway.app import create_app
+from safety_kit.gateway.metrics import Metrics
 from safety_kit.gateway.moderation import STANDARD
 from safety_kit.gateway.settings import Settings, Upstream
 from safety_kit.guard import Guard
@@ -278,3 +279,19 @@ def test_the_callers_key_goes_on_only_by_option(
         with gateway(services(upstream, settings=settings)) as address:
             httpx.post(f"{address}/v1/chat/completions", json=body, headers={"authorization": "Bearer sk-caller"})
     assert fake.headers[-1]["authorization"] == ("Bearer sk-caller" if passes else "Bearer sk-own")
+
+
+class Nobody:
+    """Keys of which there are none."""
+
+    def find(self, token: str) -> None:
+        return None
+
+
+def test_operation_asks_for_no_key_and_counts_by_route(fake: FakeUpstream) -> None:
+    with served(fake.app) as upstream, gateway(services(upstream, keys=Nobody(), metrics=Metrics())) as address:
+        assert httpx.get(f"{address}/v1/models").status_code == 401
+        for path in ("healthz", "readyz", "metrics"):
+            assert httpx.get(f"{address}/{path}").status_code == 200
+        page = httpx.get(f"{address}/metrics").text
+    assert 'safety_kit_requests_total{outcome="refused",route="/v1/models",status="401"} 1.0' in page
