@@ -107,7 +107,7 @@ def test_the_demo_on_little_data(
     def few(category: str, harmless: int | None = None, others: int = 0) -> Examples:
         taught = whole(category, 80, others).teach()
         order = np.argsort([len(text) for text in taught.texts])
-        negatives = order[taught.labels[order, 0] == 0][:110]  # the default policy's budget needs 99
+        negatives = order[taught.labels[order, 0] == 0][:160]  # the default policy's budget needs 149
         return taught.select(np.concatenate([order[taught.labels[order, 0] == 1][:30], negatives]))
 
     monkeypatch.setattr(teach, "examples_for", few)
@@ -122,7 +122,7 @@ def test_the_demo_on_little_data(
     if not as_json:
         assert "\x1b" not in done.stdout
         for words in (
-            "Taught hate from 140 texts",
+            "Taught hate from 190 texts",
             "pii.email 1.00",
             "small base model",
             "any category",

@@ -41,7 +41,7 @@ def test_the_blocks_run(page: str, embedded: Gemma, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(models, "load", lambda *_: embedded)
     names: dict[str, Any] = {"__name__": "__docs__"}
     found = blocks(page)
-    assert found
+    assert found or page.startswith("docs/guides/debug")  # what is done there is done with a mouse
     for language, code in found:
         if language == "python":
             exec(compile(code, page, "exec"), names)
