@@ -129,7 +129,8 @@ def compare(
 
 def budgets_of(policy: Policy) -> dict[str, float | None]:
     """The largest `max_fpr` of each category's rules."""
-    return {rule.category: rule.max_fpr for rule in policy.rules if rule.max_fpr is not None}
+    rates = sorted((rule.max_fpr, rule.category) for rule in policy.rules if rule.max_fpr is not None)
+    return {category: rate for rate, category in rates}  # the largest comes last
 
 
 def figures_of(name: str, report: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
