@@ -121,6 +121,13 @@ def advance(runs: Runs, pieces: list[str]) -> tuple[list[Hit], list[int]]:
     return hits, cleared
 
 
+@pytest.mark.parametrize("text", ["a." * 50_000, "41 " * 50_000, "a" + "\u0336" * 50_000, "aB" * 50_000])
+def test_a_mark_never_reads_far(text: str) -> None:
+    """One that went to the text's end would be read again with every run: work would be its square."""
+    match = re.compile(DISGUISE).search(text)
+    assert match is None or match.end() <= 1100
+
+
 @pytest.mark.parametrize("name", RUNS)
 @settings(max_examples=60)
 @given(text=st.lists(strange, max_size=6).map("".join), places=cuts)

@@ -24,7 +24,7 @@ DISGUISE: Final = (  # what it may begin with is asked first: this is tried at e
     rf"(?=[%=&\\{_HIDDEN}])"
     rf"(?:%[0-9A-Fa-f]{{2}}|=[0-9A-F]{{2}}|&#|&[A-Za-z]{{2,8}};|\\[ux]|\\[nrt](?=[^\W_])|[{_HIDDEN}])"
     r"|(?=[A-Za-z0-9\u00c0-\u052f])(?:[A-Za-z][A-Za-z+/_-]{19}"
-    r"|(?<!\w)(?:(?:[A-Za-z0-9\u00c0-\u052f][\W_]{1,3}){4,}|(?:[0-9A-Fa-f]{2}[\s:,;-]){4,})"
+    r"|(?<!\w)(?:(?:[A-Za-z0-9\u00c0-\u052f][\W_]{1,3}){4,256}|(?:[0-9A-Fa-f]{2}[\s:,;-]){4,256})"
     r"|[A-Za-z0-9][\u0370-\u052f]|[\u0370-\u052f][A-Za-z0-9])"
 )
 """Marks of a text in disguise: escapes and entities, a long encoded run (a shorter one holds a digit, as a rule),
