@@ -82,7 +82,7 @@ def test_it_holds_the_packages_and_their_data_and_nothing_else(wheel: Path) -> N
     data = {name.split("/")[2] for name in sizes if name.startswith("safety_kit/_data/")}
     assert data == {"policies", "classifiers", "examples", "demo"}
     kinds = {Path(name).suffix for name in sizes if ".dist-info/" not in name}
-    assert kinds <= {".py", ".typed", ".yaml", ".jsonl", ".json", ".safetensors", ".md"}
+    assert kinds <= {".py", ".typed", ".yaml", ".jsonl", ".json", ".safetensors", ".md", ".css", ".js", ".svg"}
     assert {name: size for name, size in sizes.items() if size > 2**20} == {}
     assert sum(size for name, size in sizes.items() if "/_data/classifiers/" in name) < 2**20
     licences = {name.rsplit("/", 1)[1] for name in sizes if "/licenses/" in name}

@@ -7,12 +7,11 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import httpx
 import pytest
-import structlog
 from gateway_records import CANARY, record
 from gateway_server import served
 from starlette.applications import Starlette
@@ -23,18 +22,6 @@ from starlette.routing import Route
 from safety_kit.gateway import logs
 
 Level = Literal["debug", "info", "warning", "error"]
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """The process's logging as it was."""
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level)
-    yield
-    root.handlers[:], root.level = before
-    logging.captureWarnings(False)
-    logging.getLogger("uvicorn.access").disabled = False
-    structlog.reset_defaults()
 
 
 def configured(level: Level = "info", *, json: bool = True) -> io.StringIO:
