@@ -641,7 +641,7 @@ def test_roles_of_samples() -> None:
 
 
 def test_a_stream_that_is_no_stream_is_closed(guard: Guard) -> None:
-    stream = ResponseStream(guard)
+    stream = ResponseStream(guard, request_id="r-1")
     good = {"choices": [{"index": 0, "delta": {"content": "hello there " * 40}}]}
     assert stream.feed(good)
     for bad in ({"choices": [{"index": "0", "delta": {}}]}, good):
@@ -651,7 +651,8 @@ def test_a_stream_that_is_no_stream_is_closed(guard: Guard) -> None:
             with pytest.raises(ConversationError):
                 stream.feed(bad)
     assert stream.close() == []
-    assert stream.verdicts.blocked
+    (verdict,) = (place.verdict for place in stream.verdicts.places if place.verdict.blocked)
+    assert (verdict.code, verdict.message, verdict.request_id) == ("blocked.error", "withheld", "r-1")
 
 
 def test_a_stream_without_a_finish_is_flushed_and_checked(guard: Guard) -> None:

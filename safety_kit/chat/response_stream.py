@@ -97,8 +97,11 @@ class ResponseStream:
         except Exception:
             self._closed = True
             broken = CheckError("conversation", "a chunk could not be read")
-            verdict = Verdict(Stage.OUTPUT, Action.BLOCK, None, (), (broken,), {}, self._guard.digest, self._request_id)
-            self._places.append(PlaceVerdict(show(()), "uncheckable", "assistant", verdict))
+            digest, request_id = self._guard.digest, self._request_id
+            fault = Verdict(
+                Stage.OUTPUT, Action.BLOCK, None, errors=(broken,), policy_digest=digest, request_id=request_id
+            )
+            self._places.append(PlaceVerdict(show(()), "uncheckable", "assistant", self._guard.explained(fault)))
             raise
 
     def close(self) -> list[dict[str, Any]]:
