@@ -43,12 +43,14 @@ def build(settings: Settings) -> Services:
         """The policies that keys name."""
         return [key.policy for key in ring.keys if key.policy is not None] if ring is not None else []
 
-    shadow_name = [settings.shadow] if settings.shadow is not None else []
-    reads = any(Policy.load(name).needs_model for name in (settings.policy, *shadow_name, *asked_for()))
-    queue = _queue(settings) if reads or settings.upstream is None else None
-    metrics = Metrics(queued=(lambda: queue.admission.waiting) if queue is not None else None)
+    queue = _queue(settings) if settings.upstream is None else None
+    metrics = Metrics(queued=lambda: queue.admission.waiting if queue is not None else 0)
+    started = False
 
     def guard_of(policy: Policy) -> Guard:
+        nonlocal queue
+        if queue is None and policy.needs_model and not started:  # later there is no room in front of it
+            queue = _queue(settings)
         guard = Guard(policy, queue)
         checks = [check.name for check in (*guard.text_checks, *guard.judges)] + (["probe"] if guard.probes else [])
         categories = {category for check in guard.text_checks for category in check.categories}
@@ -60,7 +62,8 @@ def build(settings: Settings) -> Services:
 
     def tell(name: str, event: Event, message: str) -> None:
         logs.told(f"policy {event}", level="info" if event == "loaded" else "warning", policy=name, why=message)
-        metrics.reloaded(event == "loaded")
+        if started:
+            metrics.reloaded(event == "loaded")
         for store in stores:
             try:
                 store.use(guard.policy for guard in in_force())
@@ -68,6 +71,7 @@ def build(settings: Settings) -> Services:
                 logs.told("review store", level="warning", why=str(error))
 
     policies = Policies(settings.policy, asked_for, shadow=settings.shadow, build=guard_of, on_event=tell)
+    started = True
 
     def in_force() -> list[Guard]:
         return [policies.guard(), *map(policies.guard, asked_for())]

@@ -1,0 +1,64 @@
+"""A gateway put together from its settings: each thing once, and what a changed policy then asks of its parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_helpers import write_text_policy
+
+from safety_kit.gateway.build import build
+from safety_kit.gateway.policies import Policies
+from safety_kit.gateway.services import Services
+from safety_kit.gateway.settings import Settings
+from safety_kit.policy import Policy
+
+UPSTREAM = "http://127.0.0.1:9/v1"
+
+
+@contextmanager
+def built(policy: Path, **more: Any) -> Iterator[tuple[Services, Policies]]:
+    """The parts of a gateway that looks at its policies when it is told to."""
+    made = build(Settings.load(None, {"policy": str(policy), "reload": 0, **more}, {}))
+    assert isinstance(made.guards, Policies)
+    try:
+        yield made, made.guards
+    finally:
+        asyncio.run(made.close())
+
+
+def change(file: Path, policies: Policies, text: str) -> None:
+    """Write a file, and look until it has come to rest."""
+    file.write_text(text, encoding="utf-8")
+    policies.look()
+    policies.look()
+
+
+def reloads(services: Services) -> list[str]:
+    assert services.metrics is not None
+    lines = services.metrics.render()[0].decode().splitlines()
+    return [line for line in lines if line.startswith("safety_kit_policy_reloads_total")]
+
+
+def test_only_what_is_read_again_is_a_reload(tmp_path: Path) -> None:
+    file = write_text_policy(tmp_path / "policy.yaml")
+    text = file.read_text()
+    with built(file, **{"upstream.url": UPSTREAM}) as (services, policies):
+        assert reloads(services) == []
+        change(file, policies, f"{text}\n# changed\n")
+        assert reloads(services) == ['safety_kit_policy_reloads_total{result="taken_over"} 1.0']
+        change(file, policies, "version: 1\nchecks: {")
+        assert 'safety_kit_policy_reloads_total{result="refused"} 1.0' in reloads(services)
+
+
+def test_each_policy_is_read_once_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+    load = Policy.load.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(Policy, "load", classmethod(lambda cls, source: read.append(source) or load(cls, source)))
+    first, second = (str(write_text_policy(tmp_path / name)) for name in ("policy.yaml", "second.yaml"))
+    with built(Path(first), shadow=second, **{"upstream.url": UPSTREAM}):
+        assert read == [first, second]
