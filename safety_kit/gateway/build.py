@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from safety_kit.errors import UserError
@@ -23,9 +22,9 @@ from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 
 if TYPE_CHECKING:
+    from safety_kit.gateway.backends.local import LocalBackend
     from safety_kit.gateway.batching import ModelQueue
     from safety_kit.gateway.review import ReviewStore
-    from safety_kit.gemma import Capture
 
 WAITING: Final = 64
 """Threads, where checks wait for a model that reads many texts at once."""
@@ -43,7 +42,13 @@ def build(settings: Settings) -> Services:
         """The policies that keys name."""
         return [key.policy for key in ring.keys if key.policy is not None] if ring is not None else []
 
-    queue = _queue(settings) if settings.upstream is None else None
+    queue: ModelQueue | None = None
+    local: LocalBackend | None = None
+    if settings.upstream is not None:
+        backend: Backend = UpstreamBackend(settings.upstream)
+    else:
+        queue = _queue(settings)
+        backend = local = _local(settings, queue)
     metrics = Metrics(queued=lambda: queue.admission.waiting if queue is not None else 0)
     started = False
 
@@ -52,6 +57,8 @@ def build(settings: Settings) -> Services:
         if queue is None and policy.needs_model and not started:  # later there is no room in front of it
             queue = _queue(settings)
         guard = Guard(policy, queue)
+        if local is not None and guard.capture is not None:
+            local.bring(guard.capture)
         checks = [check.name for check in (*guard.text_checks, *guard.judges)] + (["probe"] if guard.probes else [])
         categories = {category for check in guard.text_checks for category in check.categories}
         categories |= guard.probes.categories if guard.probes else frozenset()
@@ -97,7 +104,7 @@ def build(settings: Settings) -> Services:
     policies.start(settings.reload)
     return Services(
         guards=policies,
-        backend=_backend(settings, queue, in_force()),
+        backend=backend,
         workers=Workers(WAITING if queue is not None else os.cpu_count() or 2),
         audit=audit,
         recorders=tuple(stores),
@@ -129,14 +136,7 @@ def _queue(settings: Settings) -> ModelQueue:
     return ModelQueue(Gemma.load(settings.model), max_waiting=settings.limits.waiting, overload=settings.overload)
 
 
-def _backend(settings: Settings, queue: ModelQueue | None, guards: Iterable[Guard]) -> Backend:
-    if settings.upstream is not None:
-        return UpstreamBackend(settings.upstream)
+def _local(settings: Settings, queue: ModelQueue) -> LocalBackend:
     from safety_kit.gateway.backends.local import LocalBackend
 
-    assert queue is not None
-    capture: Capture | None = None
-    for guard in guards:
-        if guard.capture is not None:
-            capture = guard.capture if capture is None else capture | guard.capture
-    return LocalBackend(queue, capture, waiting=settings.limits.waiting, overload=settings.overload)
+    return LocalBackend(queue, waiting=settings.limits.waiting, overload=settings.overload)

@@ -8,13 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cli_helpers import write_text_policy
+from fastapi import FastAPI
+from model_helpers import tiny_artifact
+from test_gemma_load import one_thread as one_thread
+from test_gemma_load import tiny, tiny_folder
 
+from safety_kit.gateway.app import create_app
 from safety_kit.gateway.build import build
 from safety_kit.gateway.policies import Policies
 from safety_kit.gateway.services import Services
 from safety_kit.gateway.settings import Settings
+from safety_kit.gemma import Capture
 from safety_kit.policy import Policy
 
 UPSTREAM = "http://127.0.0.1:9/v1"
@@ -42,6 +49,32 @@ def reloads(services: Services) -> list[str]:
     assert services.metrics is not None
     lines = services.metrics.render()[0].decode().splitlines()
     return [line for line in lines if line.startswith("safety_kit_policy_reloads_total")]
+
+
+def test_replies_bring_what_the_policy_in_force_reads(tmp_path: Path) -> None:
+    """With a classifier that is taught again on other blocks of the model, before its next reply."""
+    tiny_artifact(tmp_path / "hate", tiny(), blocks=(1, 3))
+    probe = "version: 1\nname: p\nchecks: {hate: {type: probe, artifact: ./hate}}\n"
+    probe += "rules: [{category: hate, stages: [output], action: block, threshold: 0.99}]\n"
+    file = tmp_path / "policy.yaml"
+    file.write_text(probe, encoding="utf-8")
+    asked = {"messages": [{"role": "user", "content": "the cat"}], "temperature": 0, "max_tokens": 8}
+
+    async def ask(app: FastAPI) -> Any:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return (await client.post("/v1/chat/completions", json=asked)).json()
+
+    def answered(app: FastAPI) -> bool:
+        answer = asyncio.run(ask(app))
+        return bool(answer["choices"][0]["finish_reason"] == "length" and answer["safety"]["action"] == "allow")
+
+    with built(file, model=str(tiny_folder())) as (services, policies):
+        app = create_app(Settings(), services)
+        assert answered(app)
+        tiny_artifact(tmp_path / "hate", tiny(), blocks=(0, 2))
+        change(file, policies, probe)
+        assert policies.guard().capture == Capture((0, 2))
+        assert answered(app)
 
 
 def test_only_what_is_read_again_is_a_reload(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class LocalBackend:
 
         Args:
             queue: The model, shared with the guards; who made it closes it.
-            capture: The guard's `capture`: chunks bring these activations.
+            capture: The guard's `capture`: chunks bring these activations; `bring` adds more.
             running: Replies that are written at once.
             waiting: Replies that may wait for a place.
             overload: What becomes of one that finds none.
@@ -81,11 +81,13 @@ class LocalBackend:
         self._gemma = queue.gemma
         folder = Path(queue.name)
         self._model = folder.name if folder.is_dir() else queue.name  # no client needs to know where it lies
-        self._capture = capture or Capture()
-        self._empty = {block: torch.empty(0, queue.hidden_size) for block in self._capture.blocks}
         room = Admission(running, waiting, overload, patience)
-        self._generations = Generations(self._gemma, queue.thread, self._capture, room)
+        self._generations = Generations(self._gemma, queue.thread, capture or Capture(), room)
         self._since = int(time.time())
+
+    def bring(self, capture: Capture) -> None:
+        """From the next step on, bring these activations too: those of a policy that is about to be served."""
+        self._generations.capture |= capture
 
     async def models(self) -> list[dict[str, Any]]:
         """The one model."""
@@ -188,10 +190,11 @@ class LocalBackend:
             await asyncio.gather(*writers, return_exceptions=True)
 
     def _activations(self, step: Step) -> Mapping[int, torch.Tensor] | None:
-        if not self._capture.blocks:
-            return None
+        if step.hidden:
+            return {block: hidden[None] for block, hidden in step.hidden.items()}
         # The token that ends a reply has no text of its own: what comes out with it was held back before.
-        return {block: hidden[None] for block, hidden in step.hidden.items()} or self._empty
+        none = torch.empty(0, self._gemma.hidden_size)
+        return dict.fromkeys(self._generations.capture.blocks, none) or None
 
     def _head(self, reply: _Reply, *, stream: bool) -> dict[str, Any]:
         form = reply.form
