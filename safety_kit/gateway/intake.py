@@ -33,8 +33,8 @@ _HEADERS: Final = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-TurnedAway: TypeAlias = "Callable[[Scope, int, str], None]"
-"""Told of each request that got no further: its scope, and the status and the code that it was answered with."""
+TurnedAway: TypeAlias = Callable[[str, str, int, str], None]
+"""Told of each request that got no further: its path and id, the status and the code that it was answered with."""
 
 
 class Refused(Exception):
@@ -108,7 +108,7 @@ class Intake:
                 await broken(scope, receive, answer)
 
     async def _refuse(self, why: Refused, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        self._turned_away(scope, why.status, why.code)
+        self._turned_away(scope["path"], answer.request_id, why.status, why.code)
         refusal = error_response(why.status, why.message, why.code, retry_after=why.retry_after)
         await refusal(scope, receive, answer)
 
