@@ -69,7 +69,7 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
         route = path if path in routes else "other"  # a path may hold anything
         journal.turned_away(Ticket(request_id, route, status=status, code=code))
 
-    app.state.turned_away = turned_away
+    app.state.turned_away, app.state.known = turned_away, endpoint.knows
     return app
 
 

@@ -35,6 +35,8 @@ _HEADERS: Final = (
 )
 TurnedAway: TypeAlias = Callable[[str, str, int, str], None]
 """Told of each request that got no further: its path and id, the status and the code that it was answered with."""
+Known: TypeAlias = "Callable[[Scope], bool]"
+"""Whether a request's headers say that its caller is let in."""
 
 
 class Refused(Exception):
@@ -54,11 +56,19 @@ class Intake:
 
     The application gets a request with its whole body in one piece, `scope["state"]["request_id"]`, and no more of them
     at once than `limits.concurrent`. The place is taken before the body is read, so that at most so many bodies are in
-    memory. A fault of the application ends here: it is logged by its type and place and answered with 500.
+    memory; that of a caller who is not known is not read, since the application refuses it without. A fault of the
+    application ends here: it is logged by its type and place and answered with 500.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, turned_away: TurnedAway = lambda *_: None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        turned_away: TurnedAway = lambda *_: None,
+        known: Known = lambda _: True,
+    ) -> None:
         self._app = app
+        self._known = known
         self._settings = settings
         self._limits = settings.limits
         self._turned_away = turned_away
@@ -113,7 +123,7 @@ class Intake:
         await refusal(scope, receive, answer)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body, read within its limits.
+        """The whole body, read within its limits; nothing of a caller who is not known.
 
         Raises:
             Refused: It is of another type, too large or too slow.
@@ -130,6 +140,8 @@ class Intake:
         # Without this a web page could send a form or a text from its visitor's browser, with no question asked first.
         if not _JSON.fullmatch(headers.get(b"content-type", b"")):
             raise Refused(415, "Send JSON, with content-type: application/json.", "unsupported_media_type")
+        if not self._known(scope):
+            return b""
         seconds = self._limits.header_timeout
         try:
             async with asyncio.timeout(seconds):
@@ -193,9 +205,11 @@ def _request_id(scope: Scope) -> str:
     return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
-def in_front(app: ASGIApp, settings: Settings, turned_away: TurnedAway = lambda *_: None) -> ASGIApp:
+def in_front(
+    app: ASGIApp, settings: Settings, turned_away: TurnedAway = lambda *_: None, known: Known = lambda _: True
+) -> ASGIApp:
     """The application behind `Intake`, and behind the rules for other origins' web pages where some are let in."""
-    guarded: Any = Intake(app, settings, turned_away)
+    guarded: Any = Intake(app, settings, turned_away, known)
     if not settings.cors_origins:
         return guarded  # type: ignore[no-any-return]
     from starlette.middleware.cors import CORSMiddleware

@@ -31,7 +31,7 @@ class Server(uvicorn.Server):
             listening: Called with the address, once there is one.
         """
         turned_away = app.state.turned_away
-        doors = in_front(app, settings, turned_away)
+        doors = in_front(app, settings, turned_away, app.state.known)
         config = uvicorn.Config(doors, log_level="warning", **server_options(settings, turned_away))
         super().__init__(config)
         self._gateway = app
