@@ -161,6 +161,8 @@ class ResponseStream:
         """Fields around the deltas, each whole in its chunk: as they may be passed on, and what blocks, if anything."""
         fields = {name: value for name, value in fields.items() if name not in _TELLTALE}
         strange = {name: value for name, value in fields.items() if not _is_record(name, value)}
+        if not strange:  # most chunks, and each is on the way of a stream
+            return fields, None
         edits: dict[Path, str] = {}
         places = list(Walker().strings(strange, label=True))
         asked = self._asked
