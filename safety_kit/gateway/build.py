@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from safety_kit.data import classifiers_dir
 from safety_kit.errors import UserError
 from safety_kit.followed_stream import Follow
 from safety_kit.gateway import logs
@@ -52,11 +54,18 @@ def build(settings: Settings) -> Services:
     metrics = Metrics(queued=lambda: queue.admission.waiting if queue is not None else 0)
     started = False
 
-    def guard_of(policy: Policy) -> Guard:
+    def model_of(policy: Policy) -> ModelQueue | None:
         nonlocal queue
         if queue is None and policy.needs_model and not started:  # later there is no room in front of it
             queue = _queue(settings)
-        guard = Guard(policy, queue)
+        return queue
+
+    def classifiers_of(policy: Policy) -> Path | None:
+        model = model_of(policy)
+        return classifiers_dir(model.name, model.digest) if model is not None else None
+
+    def guard_of(policy: Policy) -> Guard:
+        guard = Guard(policy, model_of(policy))
         if local is not None and guard.capture is not None:
             local.bring(guard.capture)
         checks = [check.name for check in (*guard.text_checks, *guard.judges)] + (["probe"] if guard.probes else [])
@@ -77,7 +86,14 @@ def build(settings: Settings) -> Services:
             except UserError as error:  # what is kept is redacted as before
                 logs.told("review store", level="warning", why=str(error))
 
-    policies = Policies(settings.policy, asked_for, shadow=settings.shadow, build=guard_of, on_event=tell)
+    policies = Policies(
+        settings.policy,
+        asked_for,
+        shadow=settings.shadow,
+        build=guard_of,
+        on_event=tell,
+        classifiers=classifiers_of,
+    )
     started = True
 
     def in_force() -> list[Guard]:

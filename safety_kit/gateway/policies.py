@@ -68,7 +68,7 @@ class Policies:
         shadow: str | None = None,
         build: Build = Guard,
         on_event: OnEvent | None = None,
-        classifiers: Path | None = None,
+        classifiers: Callable[[Policy], Path | None] = lambda _: None,
     ) -> None:
         """Load the policies that are named now.
 
@@ -78,7 +78,7 @@ class Policies:
             shadow: A policy that is judged and not enforced.
             build: Makes the guard of a policy; called in the thread that looks.
             on_event: Told of each policy that is loaded or refused: its name, which, and a sentence.
-            classifiers: Folder of the model's own classifiers, to be watched with the policies that name them.
+            classifiers: Gives the folder of the model's own classifiers, to be watched with the policy that names them.
 
         Raises:
             SafetyKitError: A policy cannot be read or enforced; there is nothing older to keep.
@@ -166,7 +166,7 @@ class Policies:
         """Build a policy's guard and serve it, if the files are still as they were seen."""
         try:
             policy = Policy.load(name)
-            files = files_of(name, policy, self._classifiers)
+            files = files_of(name, policy, self._classifiers(policy))
             if files != entry.files:  # it names other files now: all of them have to stay as they are
                 named = look(files)
                 if look(entry.files).digest != seen.digest:

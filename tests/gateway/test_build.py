@@ -16,6 +16,7 @@ from model_helpers import tiny_artifact
 from test_gemma_load import one_thread as one_thread
 from test_gemma_load import tiny, tiny_folder
 
+from safety_kit.data import classifiers_dir
 from safety_kit.gateway.app import create_app
 from safety_kit.gateway.build import build
 from safety_kit.gateway.policies import Policies
@@ -25,6 +26,12 @@ from safety_kit.gemma import Capture
 from safety_kit.policy import Policy
 
 UPSTREAM = "http://127.0.0.1:9/v1"
+PROBE = """
+version: 1
+name: p
+checks: {hate: {type: probe, artifact: ./hate}}
+rules: [{category: hate, stages: [output], action: block, threshold: 0.99}]
+"""
 
 
 @contextmanager
@@ -54,10 +61,8 @@ def reloads(services: Services) -> list[str]:
 def test_replies_bring_what_the_policy_in_force_reads(tmp_path: Path) -> None:
     """With a classifier that is taught again on other blocks of the model, before its next reply."""
     tiny_artifact(tmp_path / "hate", tiny(), blocks=(1, 3))
-    probe = "version: 1\nname: p\nchecks: {hate: {type: probe, artifact: ./hate}}\n"
-    probe += "rules: [{category: hate, stages: [output], action: block, threshold: 0.99}]\n"
     file = tmp_path / "policy.yaml"
-    file.write_text(probe, encoding="utf-8")
+    file.write_text(PROBE, encoding="utf-8")
     asked = {"messages": [{"role": "user", "content": "the cat"}], "temperature": 0, "max_tokens": 8}
 
     async def ask(app: FastAPI) -> Any:
@@ -72,9 +77,25 @@ def test_replies_bring_what_the_policy_in_force_reads(tmp_path: Path) -> None:
         app = create_app(Settings(), services)
         assert answered(app)
         tiny_artifact(tmp_path / "hate", tiny(), blocks=(0, 2))
-        change(file, policies, probe)
+        change(file, policies, PROBE)
         assert policies.guard().capture == Capture((0, 2))
         assert answered(app)
+
+
+def test_a_classifier_of_the_model_s_own_that_is_taught_again_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAFETY_KIT_CACHE", str(tmp_path / "cache"))
+    own = classifiers_dir(tiny().name, tiny().digest) / "hate"
+    tiny_artifact(own, tiny())
+    file = tmp_path / "policy.yaml"
+    file.write_text(PROBE.replace("./hate", "hate"), encoding="utf-8")
+    with built(file, model=str(tiny_folder()), **{"upstream.url": UPSTREAM}) as (_, policies):
+        before = policies.guard().digest
+        tiny_artifact(own, tiny(), seed=1)
+        policies.look()
+        policies.look()
+        assert policies.guard().digest != before
 
 
 def test_only_what_is_read_again_is_a_reload(tmp_path: Path) -> None:
