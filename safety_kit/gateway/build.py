@@ -100,7 +100,8 @@ def build(settings: Settings) -> Services:
         return [policies.guard(), *map(policies.guard, asked_for())]
 
     shadow = Shadow(policies.shadow) if settings.shadow is not None else None
-    limits = RateLimits(settings.limits)
+    may_count = ring is not None or settings.limits.rate is not None or settings.limits.redis is not None
+    limits = RateLimits(settings.limits) if may_count else None  # its library takes a while to load
     audit = None
     if settings.audit.path is not None:
         from safety_kit.gateway.audit import AuditLog
@@ -138,7 +139,7 @@ def build(settings: Settings) -> Services:
         closing=(
             policies.stop,
             *([shadow.close] if shadow is not None else []),
-            limits.close,
+            *([limits.close] if limits is not None else []),
             *([queue.close] if queue is not None else []),
         ),
     )

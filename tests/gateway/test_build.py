@@ -17,6 +17,7 @@ from test_gemma_load import one_thread as one_thread
 from test_gemma_load import tiny, tiny_folder
 
 from safety_kit.data import classifiers_dir
+from safety_kit.gateway import keys
 from safety_kit.gateway.app import create_app
 from safety_kit.gateway.build import build
 from safety_kit.gateway.policies import Policies
@@ -107,6 +108,20 @@ def test_only_what_is_read_again_is_a_reload(tmp_path: Path) -> None:
         assert reloads(services) == ['safety_kit_policy_reloads_total{result="taken_over"} 1.0']
         change(file, policies, "version: 1\nchecks: {")
         assert 'safety_kit_policy_reloads_total{result="refused"} 1.0' in reloads(services)
+
+
+@pytest.mark.parametrize("more", [{"limits.rate": "60/minute"}, {"limits.redis": "redis://127.0.0.1:9/0"}, {}])
+def test_requests_are_counted_where_anything_limits_them(tmp_path: Path, more: dict[str, str]) -> None:
+    file = write_text_policy(tmp_path / "policy.yaml")
+    with built(file, **{"upstream.url": UPSTREAM}, **more) as (services, _):
+        assert (services.limits is not None) == bool(more)
+
+
+def test_keys_may_have_rates_of_their_own_at_any_time(tmp_path: Path) -> None:
+    file, ring = write_text_policy(tmp_path / "policy.yaml"), tmp_path / "keys.yaml"
+    keys.add(ring, "shop")
+    with built(file, keys=str(ring), **{"upstream.url": UPSTREAM}) as (services, _):
+        assert services.limits is not None
 
 
 def test_each_policy_is_read_once_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
