@@ -160,7 +160,7 @@ def test_bad_requests(make: Any) -> None:
         make()
 
 
-def test_leave_one_out_reads_less_than_half_of_the_tokens(embedded: Gemma, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leave_one_out_reads_two_thirds_of_n_forwards_at_most(embedded: Gemma, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figure that matters is time; tokens read are its measure that no busy machine changes."""
     text = embedded.encode("The library is behind the station, next to a small park with old trees. " * 3)
     read = []

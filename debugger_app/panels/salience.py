@@ -18,9 +18,8 @@ from debugger_app.panels.tokens import boxed
 from debugger_app.visible import plain, short, visible
 from safety_kit.analysis import objectives
 from safety_kit.analysis import salience as salience_
-from safety_kit.analysis.inspection import heads_at
+from safety_kit.analysis.inspection import heads_at, stage_of
 from safety_kit.gemma.tokens import Tokens
-from safety_kit.types import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,9 +51,8 @@ def salience(name: str, study: Any, token: int, here: Opened | None) -> None:
         help="The number that the scores are about.",
     )
     method = middle.selectbox("Method", list(METHODS), key=f"method-{name}")
-    middle_help = METHODS[method]
     asked = right.button("Measure", key=f"measure-salience-{name}", width="stretch")
-    st.caption(middle_help)
+    st.caption(METHODS[method])
     key = ("salience", aim, method, token)
     if asked and key not in study.results:
         with told():
@@ -90,7 +88,7 @@ def _aims(document: Document, token: int, here: Opened) -> dict[str, Callable[[]
             )
     part = document.part_of(token)
     if part is not None:
-        stage = Stage.OUTPUT if part.role == "assistant" else Stage.INPUT
+        stage = stage_of(part.role)
         for head in heads_at(here.guard, stage):
             start = max(part.start, part.stop - head.window_at(stage))
             aims[f"classifier {head.category}"] = lambda head=head, start=start, part=part: (  # type: ignore[misc]

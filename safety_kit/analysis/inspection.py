@@ -202,11 +202,16 @@ def _read(
 
 
 def _part(trace: Trace, role: Role, start: int, stop: int, guard: Guard | None) -> Part:
-    stage = Stage.OUTPUT if role == "assistant" else Stage.INPUT
     if guard is None or start == stop:
         return Part(role, start, stop)
+    stage = stage_of(role)
     heads = heads_at(guard, stage)
     return Part(role, start, stop, tuple(strips(trace.view(start, stop), heads, stage, guard.policy)))
+
+
+def stage_of(role: Role) -> Stage:
+    """Where a message's text stands for a guard: a reply at the output, all else at the input."""
+    return Stage.OUTPUT if role == "assistant" else Stage.INPUT
 
 
 def heads_at(guard: Guard, stage: Stage) -> list[Head]:

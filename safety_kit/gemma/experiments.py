@@ -119,11 +119,12 @@ def gradients(
     for part in wanted.split(at_once):
         leaf = part.detach().clone().requires_grad_()
         with torch.enable_grad():
-            normed, kept = trunk.differentiable(
+            normed, kept = trunk.run(
                 own.expand(len(part), -1),
                 capture.blocks,
                 through=capture.reads_through,
                 within=lambda leaf=leaf: _embedded_as(trunk, leaf),  # type: ignore[misc]
+                gradients=True,
             )
             traces = [
                 Trace(
