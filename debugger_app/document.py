@@ -146,6 +146,11 @@ class Document(_Strict):
         return next((part for part in self.messages if part.start <= token < part.stop), None)
 
     @property
+    def text(self) -> str:
+        """The conversation without the template's control tokens; a character of several tokens stands once."""
+        return "".join(token.text for token in self.tokens if not token.control and token.part <= 1)
+
+    @property
     def categories(self) -> list[str]:
         """Those that a classifier scored, in the order of the strips."""
         return list(dict.fromkeys(strip.category for part in self.messages for strip in part.strips))

@@ -6,10 +6,9 @@ import pandas as pd
 import streamlit as st
 
 from debugger_app import handoff, history, reviews
-from debugger_app.frame import Opened, opened, tell
+from debugger_app.frame import Opened, opened, told
 from debugger_app.study import Study
 from debugger_app.visible import short, visible
-from safety_kit.errors import SafetyKitError
 from safety_kit.types import Message
 
 
@@ -36,7 +35,7 @@ def session() -> None:
         [
             {
                 "pinned": name in pinned,
-                "text": short("".join(t.text for t in study.document.tokens if not t.control), 120),
+                "text": short(study.document.text, 120),
                 "tokens": len(study.document.tokens),
                 "model": visible(study.document.model.name),
                 "digest": study.document.model.digest[:12],
@@ -86,10 +85,8 @@ def gateway(here: Opened) -> None:
         asked = st.form_submit_button("Open", type="primary")
     if asked:
         st.session_state.pop("reviewed", None)
-        try:
+        with told():
             st.session_state["reviewed"] = reviews.records(source, request_id.strip() or None)
-        except SafetyKitError as error:
-            tell(error)
     rows = st.session_state.get("reviewed")
     if not isinstance(rows, list):
         return
@@ -119,10 +116,8 @@ def gateway(here: Opened) -> None:
     why, guard, teach = st.columns(3)
     if why.button("Inspect", icon=":material/search:", key="review-inspect"):
         asked_before = [Message("user", prompt)] if prompt else []
-        try:
+        with told():
             handoff.inspect(here, [*asked_before, Message("assistant" if prompt else "user", row["text"])])
-        except SafetyKitError as error:
-            tell(error)
     if guard.button("Guard", icon=":material/shield:", key="review-guard"):
         if prompt:
             handoff.guard(prompt, row["text"])
