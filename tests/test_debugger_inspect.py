@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import streamlit as st
 from debugger_helpers import HOSTILE, inert, workplace
@@ -126,6 +127,19 @@ def test_what_is_asked_for_is_measured_once_and_kept(
     kept = [key for key in study(page).results if key[: len(said)] == said]
     assert len(kept) == 1
     assert not any("Tensor" in type(value).__name__ for value in study(page).results.values())
+
+
+def test_a_whole_message_is_left_out(page: AppTest) -> None:
+    ask(page)
+    page.session_state["panel"] = "Salience"
+    user = study(page).document.messages[0]
+    choose(page, len(study(page).document.tokens) - 2)
+    next(field for field in page.selectbox if field.label == "By").set_value("message")
+    press(page, "Measure")
+    assert not page.exception
+    ((made, _),) = [kept for key, kept in study(page).results.items() if key[0] == "salience"]
+    assert len(set(made.scores[user.start : user.stop])) == 1
+    assert np.isnan(made.scores[user.stop])  # the template's
 
 
 def test_a_reply_goes_on_from_another_token(page: AppTest) -> None:
