@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models
+from safety_kit.commands import models, sampling_options
 from safety_kit.commands.inputs import one_text
+from safety_kit.commands.sampling_options import PANEL
 from safety_kit.errors import UserError
 from safety_kit.types import Message
 
@@ -18,15 +19,14 @@ if TYPE_CHECKING:
     from safety_kit.analysis.inspection import Inspection, Part
     from safety_kit.gemma import Sampling
 
-PANEL = "Sampling"
 SHOWN = 3
 """Alternatives that the table names."""
 
 
 def inspect(
-    prompt: Annotated[str | None, typer.Argument(help="The user's message, in quotes; - reads standard input.")] = None,
-    policy: Annotated[str, typer.Option("--policy", help="A YAML file, or a shipped policy's name.")] = "default",
-    system: Annotated[str | None, typer.Option("--system", help="Instructions that stand before the message.")] = None,
+    prompt: sampling_options.Prompt = None,
+    policy: models.PolicyName = "default",
+    system: sampling_options.System = None,
     reply: Annotated[str | None, typer.Option("--reply", help="Inspect this reply instead of decoding one.")] = None,
     as_json: models.Json = False,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page.")] = None,
@@ -34,10 +34,10 @@ def inspect(
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=0, help="Of the reply; 0 decodes none.", rich_help_panel=PANEL)
     ] = 32,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.", rich_help_panel=PANEL)] = 0.0,
-    top_k: Annotated[int, typer.Option("--top-k", help="0 keeps all.", rich_help_panel=PANEL)] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", rich_help_panel=PANEL)] = 1.0,
-    seed: Annotated[int | None, typer.Option("--seed", help="Repeats a sampling.", rich_help_panel=PANEL)] = None,
+    temperature: sampling_options.Temperature = 0.0,
+    top_k: sampling_options.TopK = 0,
+    top_p: sampling_options.TopP = 1.0,
+    seed: sampling_options.Seed = None,
     model: models.Model = "embedded",
     revision: models.Revision = None,
     device: models.Device = "auto",
