@@ -109,6 +109,13 @@ class Strip(_Strict):
         return self
 
 
+class Whole(_Strict):
+    """What a classifier says of a whole message; None for a text without tokens."""
+
+    category: Name
+    probability: Share | None
+
+
 class Part(_Strict):
     """The tokens of a message."""
 
@@ -116,6 +123,7 @@ class Part(_Strict):
     start: Place
     stop: Annotated[int, Field(ge=0, le=MOST_TOKENS)]
     strips: Annotated[list[Strip], Field(max_length=100)]
+    wholes: Annotated[list[Whole], Field(max_length=100)] = []
 
 
 class Document(_Strict):
@@ -156,7 +164,9 @@ class Document(_Strict):
         return list(dict.fromkeys(strip.category for part in self.messages for strip in part.strips))
 
 
-_OWN: Final = {name for kind in (ModelName, Settings, Token, Strip, Part, Document) for name in kind.model_fields}
+_OWN: Final = {
+    name for kind in (ModelName, Settings, Token, Strip, Whole, Part, Document) for name in kind.model_fields
+}
 """What a message may name: our own words, none of the file's."""
 
 

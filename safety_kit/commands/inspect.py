@@ -28,6 +28,12 @@ def inspect(
     policy: models.PolicyName = "default",
     system: sampling_options.System = None,
     reply: Annotated[str | None, typer.Option("--reply", help="Inspect this reply instead of decoding one.")] = None,
+    classifier: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--classifier", metavar="DIR", help="Also score each message as a whole by this folder; may be repeated."
+        ),
+    ] = None,
     as_json: models.Json = False,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page.")] = None,
     alternatives: Annotated[int, typer.Option("--alternatives", min=1, max=50, help="Likeliest tokens of each.")] = 5,
@@ -52,11 +58,14 @@ def inspect(
         raise UserError("Give --json or --html FILE, not both.")
     text = one_text(prompt, "PROMPT")
 
+    from safety_kit import artifacts
     from safety_kit.analysis.inspection import examine
     from safety_kit.gemma import Sampling
     from safety_kit.guard import Guard
     from safety_kit.policy import Policy
 
+    for folder in classifier or ():
+        artifacts.check_folder(folder)  # a wrong folder is told before a model is loaded
     sampling = Sampling(max(1, max_tokens), temperature, top_k, top_p, seed=seed)
     rules = Policy.load(policy)
     gemma = models.load(model, revision, device, dtype)
@@ -69,6 +78,11 @@ def inspect(
     made = examine(
         gemma, messages, guard, sampling=sampling if max_tokens or reply is not None else None, top_k=alternatives
     )
+    if classifier:
+        from classifiers import ladder
+        from safety_kit.analysis.wholes import with_wholes
+
+        made = with_wholes(made, messages, [ladder.load(folder, gemma) for folder in classifier])
     if as_json:
         console.emit(made.to_json())
     elif html is not None:
@@ -111,6 +125,8 @@ def show(made: Inspection, part: Part) -> None:
         token = f"{visible(piece.text)}{split}"
         console.add_row(table, token, *cells, likeliest, classifier, style="bold" if crosses else None)
     console.show(Text(f"{part.role}: {part.stop - part.start} tokens", style="bold"), table)
+    for whole in (one for one in part.wholes if math.isfinite(one.probability)):
+        console.show(Text(console.safe(f"{whole.category}, of the whole message: {whole.probability:.2f}")))
     for strip in part.strips:
         for action, token_ in strip.crossings.items():
             if token_ is not None:

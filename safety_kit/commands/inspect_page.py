@@ -65,7 +65,11 @@ def _part(tokens: Sequence[Mapping[str, Any]], part: Mapping[str, Any]) -> str:
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in names)
     rows = "".join(_row(token, part["strips"], offset) for offset, token in enumerate(own))
     title = _text(f"{part['role']}: {len(own)} tokens")
-    return f'<h2>{title}</h2><p class="text">{text}</p><table><tr>{head}</tr>{rows}</table>'
+    wholes = "".join(
+        f"<p>{_text(whole['category'])}, of the whole message: {_number(whole['probability'], '.2f')}</p>"
+        for whole in part["wholes"]
+    )
+    return f'<h2>{title}</h2><p class="text">{text}</p>{wholes}<table><tr>{head}</tr>{rows}</table>'
 
 
 def _row(token: Mapping[str, Any], strips: Sequence[Mapping[str, Any]], offset: int) -> str:
