@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy.special import expit, logit
 
-from benchmarks.result import Figure, figure, write
+from benchmarks.result import RESULTS, Figure, figure, write
 from classifiers import SafetyClassifier
 from classifiers.calibrate import probabilities
 from classifiers.evaluate import scores, with_intervals
@@ -206,6 +206,15 @@ def figures(lines: list[dict[str, Any]]) -> list[Figure]:
     return out
 
 
+def combinations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was run, without its texts' probabilities, after what the result file has of other combinations."""
+    again = {(line["shuffle"], line["n"], line["recipe"]) for line in lines}
+    path = RESULTS / "lora.json"
+    earlier = json.loads(path.read_text(encoding="utf-8"))["combinations"] if path.exists() else []
+    kept = [one for one in earlier if (one["shuffle"], one["n"], one["recipe"]) not in again]
+    return kept + [{k: v for k, v in line.items() if k not in ("y", "p", "held", "held_p")} for line in lines]
+
+
 def main() -> int:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -227,16 +236,21 @@ def main() -> int:
     lines = measure(args, Gemma.load("embedded"), cache_dir() / ("bench-lora-quick" if args.quick else "bench-lora"))
     if not args.quick:
         share = float(np.mean(lines[0]["y"])) if lines else 0.0
-        combinations = [{k: v for k, v in line.items() if k not in ("y", "p", "held", "held_p")} for line in lines]
         published = {str(n): values for n, values in PUBLISHED.items()}
+        found = figures(lines)
+        parts: dict[str, list[str]] = {}
+        for one in found:
+            parts.setdefault(", ".join(one.what.split(", ")[:2]), []).append(one.what)
         print(
             write(
                 "lora",
-                figures(lines),
+                found,
+                parts,
+                keep=True,
                 note="ETHOS was used in development. Google's split has 198 test texts: about ±.025 on either figure.",
                 constant_positive_f1=2 * share / (1 + share),
                 published_gemma_2b_lora=published,
-                combinations=combinations,
+                combinations=combinations(lines),
             )
         )
     return 0

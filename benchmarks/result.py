@@ -64,7 +64,8 @@ def _joined(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     again = {what for part in later["parts"] for what in before.get(part, {}).get("figures", ())}
     again |= {one["what"] for one in later["figures"]}
     figures = [one for one in earlier["figures"] if one["what"] not in again] + later["figures"]
-    return {**earlier, **later, "figures": figures, "parts": {**before, **later["parts"]}}
+    date = earlier["date"]  # of what was not measured again; parts have their own
+    return {**earlier, **later, "date": date, "figures": figures, "parts": {**before, **later["parts"]}}
 
 
 def seconds(work: Callable[[], object]) -> float:

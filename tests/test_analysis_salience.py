@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from captum.attr import InputXGradient, IntegratedGradients, Saliency
 from test_analysis_strip import head
 from test_gemma_forward import close, tokens_of
 from test_gemma_load import one_thread as one_thread
@@ -122,6 +123,26 @@ def test_integrated_gradients_are_an_integral(family: str) -> None:
     assert np.abs(made.scores - expected).max() < 0.05 * max(1.0, np.abs(expected).max())
     assert made.gap is not None
     assert made.gap < 0.01 * max(1.0, np.abs(made.scores).sum())
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3"])
+def test_captum_on_plain_transformers_says_the_same(family: str) -> None:
+    gemma, model, objective = tiny(family), plain(family), objectives.contrast(TEXT, 23, 100, 200)
+
+    def value(embeddings: torch.Tensor) -> torch.Tensor:
+        logits = model(inputs_embeds=embeddings, use_cache=False).logits[:, 23]
+        return logits[:, 100] - logits[:, 200]
+
+    own = model.get_input_embeddings()(torch.tensor([TEXT.ids])).detach()
+    base = salience.pad_baseline(gemma, TEXT).unsqueeze(0)
+    integrated, gap = IntegratedGradients(value).attribute(own, base, n_steps=32, return_convergence_delta=True)
+    made = salience.integrated_gradients(gemma, TEXT, objective, steps=32)
+    assert np.abs(made.scores - integrated[0].sum(-1).numpy()).max() < 1e-4
+    assert abs(made.gap - abs(float(gap))) < 1e-4  # type: ignore[operator]
+    times_input = InputXGradient(value).attribute(own.requires_grad_())[0].sum(-1).detach().numpy()
+    assert np.abs(salience.gradient_x_input(gemma, TEXT, objective).scores - times_input).max() < 1e-4
+    norm = Saliency(value).attribute(own, abs=False)[0].norm(dim=-1).numpy()
+    assert np.abs(salience.gradient_norm(gemma, TEXT, objective).scores - norm).max() < 1e-4
 
 
 def test_two_replies_are_contrasted() -> None:
