@@ -21,7 +21,7 @@ from safety_kit.gemma.steps import Generation, Prefill, generate, prefill, steps
 from safety_kit.gemma.sublayers import Inside, window_of
 from safety_kit.gemma.tokens import Tokens, Vocabulary
 from safety_kit.gemma.trace import Capture, Trace, TraceView
-from safety_kit.gemma.trunk import Trunk
+from safety_kit.gemma.trunk import Trunk, pad
 from safety_kit.gemma.windows import batches, own_windows
 
 if TYPE_CHECKING:
@@ -222,9 +222,7 @@ class Gemma:
         capture: Capture,
         within: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> Iterator[Trace]:
-        width = max(len(text) for text in texts)
-        padded = [[*text.ids, *[0] * (width - len(text))] for text in texts]
-        ids = torch.tensor(padded, device=self.device)
+        ids = pad([text.ids for text in texts], self.device)
         inside = Inside(self.trunk, capture)
 
         @contextmanager

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def pad(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """Ids of rows of any lengths as B × T, padded on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+
+
 class _Enough(Exception):
     """The top block that was asked for is done."""
 
@@ -55,7 +61,7 @@ class Trunk:
             cache: KV cache to read and extend, or None.
             through: False stops after the topmost of `blocks`.
             within: Further hooks, on during this pass alone.
-            gradients: What is kept leads back to what the hooks put in.
+            gradients: Leave them on where they are; else the pass is in inference mode.
             beside: Masks and positions, where they are not those of whole rows (see `ragged`).
 
         Returns:
@@ -65,7 +71,8 @@ class Trunk:
         top = None if through or not blocks else max(blocks)
         if not through and not blocks:
             return None, kept
-        with torch.inference_mode(not gradients), self._lock, within(), self._hooks(blocks, kept, top):
+        mode = nullcontext() if gradients else torch.inference_mode()
+        with mode, self._lock, within(), self._hooks(blocks, kept, top):
             try:
                 out = self.decoder(input_ids=ids, cache=cache, use_cache=cache is not None, **beside)
             except _Enough:
