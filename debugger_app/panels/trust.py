@@ -103,7 +103,7 @@ def _draw(made: Trust) -> None:
     with st.expander(label, icon=":material/gpp_bad:" if failed else ":material/verified:", expanded=bool(failed)):
         st.caption(
             f"Plain transformers has read the first {made.tokens:,} of {made.of:,} tokens again, with the same "
-            "weights, float type and attention, and once more with eager attention. The checks cost a few passes, once a run."
+            "weights, float type and attention, and once more with eager attention: a few passes, once a run."
         )
         table = pd.DataFrame(
             {

@@ -1,4 +1,4 @@
-"""What the checks of a run say: each comparison, and the run that was compared."""
+"""What the checks of a run say: each comparison, how far it may go, and the run that was compared."""
 
 from __future__ import annotations
 
@@ -13,6 +13,33 @@ Chart: TypeAlias = Literal["probabilities", "classifiers", "lens", "attention", 
 """What is drawn of a run, and may have to carry a warning."""
 
 EVERY: tuple[Chart, ...] = get_args(Chart)
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """By how much two right numbers may differ in one float type; all but the first two grow with what is compared.
+
+    Attributes:
+        logprob: Of a run whose every token is compared, in nats: the same pass, and only the softmax is another.
+        again: The same where the run was read in a longer pass, or by eager attention.
+        forward: Activations, logits and the lens, as a share of the largest of them (of 1 at least).
+        attention: A weight; eager attention rounds its products in the model's float type, ours in float32.
+        attribution: The sum of the shares, as a share of the logit (of 1 at least).
+        gap: Of integrated gradients, as a share of what they explain (of 1 at least).
+    """
+
+    logprob: float
+    again: float
+    forward: float
+    attention: float
+    attribution: float
+    gap: float
+
+
+TOLERANCES = {
+    "float32": Tolerances(1e-5, 2e-4, 1e-5, 1e-5, 1e-3, 5e-2),
+    "bfloat16": Tolerances(0.25, 0.5, 2e-2, 0.25, 5e-2, 0.5),
+}
 
 
 @dataclass(frozen=True, slots=True)
