@@ -12,11 +12,13 @@ from debugger_helpers import HOSTILE, inert, workplace
 from test_gemma_load import tiny
 
 from debugger_app import example, preflight
-from debugger_app.document import MOST_BYTES, Document, opened
+from debugger_app.document import MOST_BYTES, Document, Trust, opened
 from debugger_app.panels.safety import decisions
 from debugger_app.panels.tokens import drawn, marks, measured
+from debugger_app.panels.trust import record_of
 from debugger_app.study import Study, look, study
 from debugger_app.visible import plain, short, visible
+from safety_kit.analysis.trust import trust
 from safety_kit.commands.inspect_page import page
 from safety_kit.errors import UserError
 from safety_kit.gemma import Sampling
@@ -35,7 +37,10 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Guard:
 
 @pytest.fixture(scope="module")
 def seen(guard: Guard) -> Study:
-    return study(tiny(chat=False), guard, [Message("user", HOSTILE)], Sampling(max_tokens=12))
+    made = study(tiny(chat=False), guard, [Message("user", HOSTILE)], Sampling(max_tokens=12))
+    checked = Trust.model_validate(trust(tiny(chat=False), record_of(made.document)).to_json())
+    made.document = made.document.model_copy(update={"trust": checked})
+    return made
 
 
 def test_a_run_opens_as_it_was_exported(seen: Study) -> None:
@@ -63,6 +68,8 @@ CRAFTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a message past the end": lambda said: said["messages"][1].update(stop=15_000),
     "too many tokens": lambda said: said.update(tokens=[{**said["tokens"][1], "top": [], "sampled": None}] * 20_001),
     "no tokens": edit(tokens=[]),
+    "a check that passes by its word": lambda said: said["trust"]["checks"][3].update(value=1e9),
+    "a check of theirs": lambda said: said["trust"]["checks"][3].update(evil="<script>"),
     "a token below zero": lambda said: said["tokens"][1].update(id=-1),
     "a number as text": lambda said: said["tokens"][1].update(entropy="<img onerror>"),
     "a key of theirs": lambda said: said["messages"][0]["strips"][0]["thresholds"].update({"<img onerror>": 9}),

@@ -168,9 +168,18 @@ def _unscaled(attention: Any) -> Any:
     return made
 
 
-def test_dear_checks_and_cancelled_ones_wait_to_be_asked_for(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "AT_ONCE", 0.0)
-    ask(page)
+@pytest.mark.parametrize("why", ["dear", "cancelled"])
+def test_dear_checks_and_cancelled_ones_wait_to_be_asked_for(
+    page: AppTest, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "dear":
+        monkeypatch.setattr(trust, "AT_ONCE", 0.0)
+        ask(page)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(trust, "_cancelled", lambda: True)
+            ask(page)
+        choose(page, 5)
     assert study(page).document.trust is None
     assert "Trust: not checked" in [expander.label for expander in page.expander]
     press(page, "Check the numbers")

@@ -83,12 +83,17 @@ def _wanted(study: Study, here: Opened) -> bool:
     rate = preflight.rates(gemma.digest, str(gemma.device), gemma.dtype).prompt
     tokens = cost(gemma, len(study.document.tokens))
     seconds = None if rate is None else rate * tokens
-    if st.session_state.get(f"cancel-{_WORK}"):
+    if _cancelled():
         study.results["trust", "cancelled"] = True
     if ("trust", "cancelled") not in study.results and (seconds is None or seconds <= AT_ONCE):
         return True
     about = "" if seconds is None else f", about {max(1, round(seconds))} s"
     return st.button("Check the numbers", help=f"Reads some {tokens:,} tokens{about}.", key="trust")
+
+
+def _cancelled() -> bool:
+    """Whether it was Cancel that ended the last attempt; after any other click the checks begin again."""
+    return bool(st.session_state.get(f"cancel-{_WORK}"))
 
 
 def _draw(made: Trust) -> None:
