@@ -12,13 +12,12 @@ from debugger_helpers import HOSTILE, inert, workplace
 from test_gemma_load import tiny
 
 from debugger_app import example, preflight
-from debugger_app.document import MOST_BYTES, Document, Trust, opened
+from debugger_app.document import MOST_BYTES, Document, opened
 from debugger_app.panels.safety import decisions
 from debugger_app.panels.tokens import drawn, marks, measured
-from debugger_app.panels.trust import record_of
+from debugger_app.panels.trust import checked
 from debugger_app.study import Study, look, study
 from debugger_app.visible import plain, short, visible
-from safety_kit.analysis.trust import trust
 from safety_kit.commands.inspect_page import page
 from safety_kit.errors import UserError
 from safety_kit.gemma import Sampling
@@ -38,8 +37,7 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Guard:
 @pytest.fixture(scope="module")
 def seen(guard: Guard) -> Study:
     made = study(tiny(chat=False), guard, [Message("user", HOSTILE)], Sampling(max_tokens=12))
-    checked = Trust.model_validate(trust(tiny(chat=False), record_of(made.document)).to_json())
-    made.document = made.document.model_copy(update={"trust": checked})
+    made.document = checked(made.document, tiny(chat=False))
     return made
 
 
@@ -51,6 +49,8 @@ def test_the_example_opens_and_is_not_older_than_the_document() -> None:
     shown = example.document()
     assert shown.categories
     assert shown.model.family == "Gemma 3"
+    assert shown.trust is not None
+    assert shown.trust.failed == []
     assert any("acts" in found for found in marks(shown))
 
 

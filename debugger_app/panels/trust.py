@@ -17,10 +17,13 @@ from safety_kit.analysis.trust import trust as held_against_plain
 from safety_kit.analysis.trust_report import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from streamlit.delta_generator import DeltaGenerator
 
     from debugger_app.document import Document
     from debugger_app.study import Study
+    from safety_kit.gemma import Gemma
 
 AT_ONCE: Final = 30.0
 """Seconds that the checks may take, as estimated, to be made without being asked for."""
@@ -57,11 +60,15 @@ def trust(place: DeltaGenerator, study: Study, here: Opened | None) -> None:
         if not _wanted(study, bench):
             return
         with told(), working(_WORK) as progress, bench.model.running() as gemma:
-            made = held_against_plain(gemma, record_of(study.document), progress=progress)
-            checked = Trust.model_validate(made.to_json())
-            study.document = study.document.model_copy(update={"trust": checked})
+            study.document = checked(study.document, gemma, progress)
     if study.document.trust is not None:
         st.rerun()  # the charts above are drawn again, with their warnings
+
+
+def checked(document: Document, gemma: Gemma, progress: Callable[[int, int], None] | None = None) -> Document:
+    """The run with its checks."""
+    made = held_against_plain(gemma, record_of(document), progress=progress)
+    return document.model_copy(update={"trust": Trust.model_validate(made.to_json())})
 
 
 def record_of(document: Document) -> Record:
