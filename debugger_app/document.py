@@ -126,6 +126,37 @@ class Part(_Strict):
     wholes: Annotated[list[Whole], Field(max_length=100)] = []
 
 
+class TrustCheck(_Strict):
+    """One comparison; see `safety_kit.analysis.trust.Check`."""
+
+    name: Name
+    compared: Piece
+    value: Number | None
+    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    passed: bool
+    charts: Annotated[list[Name], Field(max_length=20)]
+
+    @model_validator(mode="after")
+    def _verdict(self) -> Self:
+        if self.passed != (self.value is not None and self.value <= self.tolerance):
+            raise ValueError("a check's verdict is not that of its numbers")
+        return self
+
+
+class Trust(_Strict):
+    """How far the run's numbers agreed with plain transformers."""
+
+    tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+    of: Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+    notes: Annotated[list[Piece], Field(max_length=20)]
+    checks: Annotated[list[TrustCheck], Field(max_length=50)]
+
+    @property
+    def failed(self) -> list[TrustCheck]:
+        """Those that did not pass."""
+        return [check for check in self.checks if not check.passed]
+
+
 class Document(_Strict):
     """A conversation, read once."""
 
@@ -137,6 +168,7 @@ class Document(_Strict):
     tokens: Annotated[list[Token], Field(min_length=1, max_length=MOST_TOKENS)]
     next: Next
     messages: Annotated[list[Part], Field(max_length=1_000)]
+    trust: Trust | None = None
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
@@ -165,7 +197,9 @@ class Document(_Strict):
 
 
 _OWN: Final = {
-    name for kind in (ModelName, Settings, Token, Strip, Whole, Part, Document) for name in kind.model_fields
+    name
+    for kind in (ModelName, Settings, Token, Strip, Whole, Part, TrustCheck, Trust, Document)
+    for name in kind.model_fields
 }
 """What a message may name: our own words, none of the file's."""
 

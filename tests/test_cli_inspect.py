@@ -19,6 +19,7 @@ from safety_kit.analysis.pieces import visible
 from safety_kit.commands import models
 from safety_kit.commands.inspect_page import page
 from safety_kit.gemma import Sampling
+from safety_kit.gemma.readout import Readout
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 from safety_kit.types import Message
@@ -122,6 +123,37 @@ def test_a_classifier_that_reads_a_text_alone_says_one_number_a_message(text_pol
     nowhere = runner.invoke(app, [*asked[:-1], str(tmp_path / "none")])
     assert nowhere.exit_code == 2
     assert "none" in nowhere.stderr
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_trust_is_in_the_table_the_document_and_the_page(text_policy: str, tmp_path: Path) -> None:
+    asked = ["inspect", "the cat in the hat", "--policy", text_policy, "--max-tokens", "3", "--trust"]
+    table = runner.invoke(app, asked)
+    assert table.exit_code == 0, table.stderr
+    assert "trust: 13 of 13 checks passed" in table.stdout
+    said = json.loads(runner.invoke(app, [*asked, "--json"]).stdout)
+    assert {"logits", "lens", "attribution"} < {check["name"] for check in said["trust"]["checks"]}
+    assert all(check["passed"] and check["value"] <= check["tolerance"] for check in said["trust"]["checks"])
+    html = page(said)
+    assert "13 of 13 checks passed" in html
+    assert "Do not rely" not in html
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_check_that_fails_is_told_everywhere(
+    text_policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Readout, "logits", lambda self, normed: self._trunk.output(normed) / 2)
+    asked = ["inspect", "the cat in the hat", "--policy", text_policy, "--max-tokens", "3", "--trust"]
+    table = runner.invoke(app, asked)
+    assert table.exit_code == 1
+    assert "FAILED" in table.stdout
+    assert "Do not rely on probabilities" in " ".join(table.stdout.split())
+    file = tmp_path / "page.html"
+    assert runner.invoke(app, [*asked, "--html", str(file)]).exit_code == 1
+    html = file.read_text(encoding="utf-8")
+    assert 'class="failed">Do not rely on these numbers. Failed: logits' in html
+    assert '<tr class="failed"><td>logits</td><td>failed</td>' in html
 
 
 @pytest.mark.usefixtures("_tiny")

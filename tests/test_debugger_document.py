@@ -16,6 +16,7 @@ from debugger_app.document import MOST_BYTES, Document, opened
 from debugger_app.frame import Opened
 from debugger_app.panels.safety import decisions
 from debugger_app.panels.tokens import drawn, marks, measured
+from debugger_app.panels.trust import checked
 from debugger_app.resources import Model
 from debugger_app.study import Study, look, study
 from debugger_app.visible import plain, short, visible
@@ -37,7 +38,9 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Guard:
 
 @pytest.fixture(scope="module")
 def seen(guard: Guard) -> Study:
-    return study(tiny(chat=False), guard, [Message("user", HOSTILE)], Sampling(max_tokens=12))
+    made = study(tiny(chat=False), guard, [Message("user", HOSTILE)], Sampling(max_tokens=12))
+    made.document = checked(made.document, tiny(chat=False))
+    return made
 
 
 def test_a_run_opens_as_it_was_exported(seen: Study) -> None:
@@ -74,6 +77,8 @@ def test_the_example_opens_and_is_not_older_than_the_document() -> None:
     shown = example.document()
     assert shown.categories
     assert shown.model.family == "Gemma 3"
+    assert shown.trust is not None
+    assert shown.trust.failed == []
     assert any("acts" in found for found in marks(shown))
 
 
@@ -91,6 +96,8 @@ CRAFTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a message past the end": lambda said: said["messages"][1].update(stop=15_000),
     "too many tokens": lambda said: said.update(tokens=[{**said["tokens"][1], "top": [], "sampled": None}] * 20_001),
     "no tokens": edit(tokens=[]),
+    "a check that passes by its word": lambda said: said["trust"]["checks"][3].update(value=1e9),
+    "a check of theirs": lambda said: said["trust"]["checks"][3].update(evil="<script>"),
     "a token below zero": lambda said: said["tokens"][1].update(id=-1),
     "a number as text": lambda said: said["tokens"][1].update(entropy="<img onerror>"),
     "a key of theirs": lambda said: said["messages"][0]["strips"][0]["thresholds"].update({"<img onerror>": 9}),

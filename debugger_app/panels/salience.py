@@ -20,6 +20,7 @@ from debugger_app.visible import plain, short, visible
 from safety_kit.analysis import objectives
 from safety_kit.analysis import salience as salience_
 from safety_kit.analysis.inspection import heads_at, stage_of
+from safety_kit.analysis.trust_report import TOLERANCES
 from safety_kit.gemma.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from debugger_app.document import Document
     from safety_kit.analysis.objectives import Objective
     from safety_kit.analysis.salience import DeletionCurve, Salience
+
+_GAP = TOLERANCES["float32"].gap
 
 METHODS = {
     "leave one out": "What the number loses when the token is deleted; exact, and the slowest.",
@@ -152,6 +155,8 @@ def _draw(name: str, document: Document, grain: str, made: Salience, curve: Dele
             st.caption(
                 f"Completeness gap {made.gap:.2g}: the scores add up to the difference to the padded text but for this."
             )
+            if made.gap > _GAP * max(1.0, abs(float(np.nansum(made.scores)))):
+                st.error("**Do not rely on these scores:** they miss the difference by more than a twentieth of it.")
         if curve.faithful:
             st.markdown(
                 ":material/check: Deleting the highest tokens lowers the number faster than any random order did."

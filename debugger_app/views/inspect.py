@@ -11,6 +11,7 @@ from debugger_app.panels import closer
 from debugger_app.panels.safety import safety
 from debugger_app.panels.share import share, take_in
 from debugger_app.panels.tokens import tokens
+from debugger_app.panels.trust import trust, warning
 from debugger_app.study import Study
 from debugger_app.visible import visible
 from safety_kit.gemma import Sampling
@@ -71,15 +72,19 @@ def show(name: str, study: Study, here: Opened | None) -> None:
         )
     with right:
         share(name, study)
+    checks = st.container()  # filled last: nothing waits for it
+    warning(study, "probabilities")
     token = tokens(name, document)
     if document.reply is not None:
         with st.expander("The reply as text"):
             st.text(visible(document.reply))
     st.subheader("What the classifiers saw", anchor=False)
+    warning(study, "classifiers")
     safety(name, document, token)
     closer.look_closer(name, study, token, here)
     with st.expander("Open a run from a file"):
         take_in()
+    trust(checks, study, here)
 
 
 main()

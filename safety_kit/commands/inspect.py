@@ -17,6 +17,7 @@ from safety_kit.types import Message
 
 if TYPE_CHECKING:
     from safety_kit.analysis.inspection import Inspection, Part
+    from safety_kit.analysis.trust_report import Trust
     from safety_kit.gemma import Sampling
 
 SHOWN = 3
@@ -36,6 +37,9 @@ def inspect(
     ] = None,
     as_json: models.Json = False,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Hold the numbers against plain transformers: a few passes more.")
+    ] = False,
     alternatives: Annotated[int, typer.Option("--alternatives", min=1, max=50, help="Likeliest tokens of each.")] = 5,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=0, help="Of the reply; 0 decodes none.", rich_help_panel=PANEL)
@@ -83,13 +87,15 @@ def inspect(
         from safety_kit.analysis.wholes import with_wholes
 
         made = with_wholes(made, messages, [ladder.load(folder, gemma) for folder in classifier])
+    held = held_against_plain(made, revision) if trust else None
+    document = made.to_json() | ({"trust": held.to_json()} if held is not None else {})
     if as_json:
-        console.emit(made.to_json())
+        console.emit(document)
     elif html is not None:
         from safety_kit.commands.inspect_page import page
 
         try:
-            html.write_text(page(made.to_json()), encoding="utf-8")
+            html.write_text(page(document), encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"{html} cannot be written ({error.strerror}); name a file in a folder of yours."
@@ -98,7 +104,34 @@ def inspect(
     else:
         for part in made.parts:
             show(made, part)
-    return 0
+        if held is not None:
+            show_trust(held)
+    return 1 if held is not None and held.failed else 0
+
+
+def held_against_plain(made: Inspection, revision: str | None) -> Trust:
+    """The checks of an inspection."""
+    from safety_kit.analysis.trust import trust
+    from safety_kit.analysis.trust_report import Record
+
+    return trust(made.gemma, Record.of(made, revision))
+
+
+def show_trust(held: Trust) -> None:
+    """A row a check, a failed one red, and what must not be believed for it."""
+    from rich.text import Text
+
+    table = console.table("check", "difference", "at most", "", "compared", right=["difference", "at most"])
+    for check in held.checks:
+        said = "passed" if check.passed else "FAILED"
+        cells = [check.name, f"{check.value:.3g}", f"{check.tolerance:.3g}", said, check.compared]
+        console.add_row(table, *cells, style=None if check.passed else "bold red")
+    title = f"trust: {len(held.checks) - len(held.failed)} of {len(held.checks)} checks passed"
+    console.show(Text(title, style="bold red" if held.failed else "bold"), table)
+    for check in held.failed:
+        console.show(Text(f"Do not rely on {', '.join(check.charts)}: {check.name} failed.", style="red"))
+    for note in held.notes:
+        console.show(Text(note))
 
 
 def show(made: Inspection, part: Part) -> None:
