@@ -25,14 +25,18 @@ from safety_kit.policy import Policy
 if TYPE_CHECKING:
     from safety_kit.gateway.batching import ModelQueue
     from safety_kit.gateway.review import ReviewStore
-    from safety_kit.gemma import Capture
+    from safety_kit.gemma import Capture, Gemma
 
 WAITING: Final = 64
 """Threads, where checks wait for a model that reads many texts at once."""
 
 
-def build(settings: Settings) -> Services:
+def build(settings: Settings, gemma: Gemma | None = None) -> Services:
     """Load what the settings name.
+
+    Args:
+        settings: What the gateway is told.
+        gemma: The model that `settings.model` names, where this process has it already; None: it is loaded.
 
     Raises:
         UserError: Something of it cannot be had; the message says what to change.
@@ -45,7 +49,7 @@ def build(settings: Settings) -> Services:
 
     shadow_name = [settings.shadow] if settings.shadow is not None else []
     reads = any(Policy.load(name).needs_model for name in (settings.policy, *shadow_name, *asked_for()))
-    queue = _queue(settings) if reads or settings.upstream is None else None
+    queue = _queue(settings, gemma) if reads or settings.upstream is None else None
     metrics = Metrics(queued=(lambda: queue.admission.waiting) if queue is not None else None)
 
     def guard_of(policy: Policy) -> Guard:
@@ -117,12 +121,13 @@ def build(settings: Settings) -> Services:
     )
 
 
-def _queue(settings: Settings) -> ModelQueue:
+def _queue(settings: Settings, gemma: Gemma | None) -> ModelQueue:
     """The Gemma that the guards read, and that generates where there is no upstream."""
     from safety_kit.gateway.batching import ModelQueue
     from safety_kit.gemma import Gemma
 
-    return ModelQueue(Gemma.load(settings.model), max_waiting=settings.limits.waiting, overload=settings.overload)
+    model = gemma or Gemma.load(settings.model)
+    return ModelQueue(model, max_waiting=settings.limits.waiting, overload=settings.overload)
 
 
 def _backend(settings: Settings, queue: ModelQueue | None, guards: Iterable[Guard]) -> Backend:
