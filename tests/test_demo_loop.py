@@ -56,7 +56,7 @@ def test_a_complaint_is_mended_and_what_was_caught_is_still_caught(embedded: Gem
     told: list[str] = []
     home = tmp_path / "loop"
     home.mkdir()
-    came = loop.run(embedded, home, log_lines=400, cache=FeatureCache(tmp_path / "features"), tell=told.append)
+    came = loop.run(embedded, home, log_lines=300, cache=FeatureCache(tmp_path / "features"), tell=told.append)
     assert came.mended
     assert (came.before.action, came.before.finish_reason) == ("block", "content_filter")
     assert "pharmacist" in came.before.text
