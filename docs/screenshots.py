@@ -22,7 +22,7 @@ from urllib.request import urlopen
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from debugger_app import reviews
-from debugger_app.loop import CATEGORY
+from debugger_app.loop import CATEGORY, VARIANTS
 
 IMAGES = Path(__file__).resolve().parent / "images"
 QUIET = [
@@ -94,6 +94,15 @@ def taught(page: Page) -> None:
     """The complaint labelled, and its category taught again."""
     complaint(page)
     press(page, "Teach")
+    grid = page.locator("[data-testid=stDataFrame]")
+    for row, variant in enumerate(VARIANTS):
+        cell = {"x": 200, "y": 52 + 35 * row}
+        grid.click(position=cell)  # the empty row, which adds one
+        quiet(page)
+        grid.dblclick(position=cell)
+        page.locator("#portal textarea").fill(variant)
+        page.keyboard.press("Enter")
+        quiet(page)
     write(page, "Rows that it was taught from", "rows.jsonl")
     press(page, "Teach again")
     page.get_by_text("3 · Keep it").wait_for()
