@@ -27,13 +27,18 @@ if TYPE_CHECKING:
     from safety_kit.gateway.backends.local import LocalBackend
     from safety_kit.gateway.batching import ModelQueue
     from safety_kit.gateway.review import ReviewStore
+    from safety_kit.gemma import Gemma
 
 WAITING: Final = 64
 """Threads, where checks wait for a model that reads many texts at once."""
 
 
-def build(settings: Settings) -> Services:
+def build(settings: Settings, gemma: Gemma | None = None) -> Services:
     """Load what the settings name.
+
+    Args:
+        settings: What the gateway is told.
+        gemma: The model that `settings.model` names, where this process has it already; None: it is loaded.
 
     Raises:
         UserError: Something of it cannot be had; the message says what to change.
@@ -49,7 +54,7 @@ def build(settings: Settings) -> Services:
     if settings.upstream is not None:
         backend: Backend = UpstreamBackend(settings.upstream)
     else:
-        queue = _queue(settings)
+        queue = _queue(settings, gemma)
         backend = local = _local(settings, queue)
     metrics = Metrics(queued=lambda: queue.admission.waiting if queue is not None else 0)
     started = False
@@ -57,7 +62,7 @@ def build(settings: Settings) -> Services:
     def model_of(policy: Policy) -> ModelQueue | None:
         nonlocal queue
         if queue is None and policy.needs_model and not started:  # later there is no room in front of it
-            queue = _queue(settings)
+            queue = _queue(settings, gemma)
         return queue
 
     def classifiers_of(policy: Policy) -> Path | None:
@@ -145,12 +150,13 @@ def build(settings: Settings) -> Services:
     )
 
 
-def _queue(settings: Settings) -> ModelQueue:
+def _queue(settings: Settings, gemma: Gemma | None) -> ModelQueue:
     """The Gemma that the guards read, and that generates where there is no upstream."""
     from safety_kit.gateway.batching import ModelQueue
     from safety_kit.gemma import Gemma
 
-    return ModelQueue(Gemma.load(settings.model), max_waiting=settings.limits.waiting, overload=settings.overload)
+    model = gemma or Gemma.load(settings.model)
+    return ModelQueue(model, max_waiting=settings.limits.waiting, overload=settings.overload)
 
 
 def _local(settings: Settings, queue: ModelQueue) -> LocalBackend:
