@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from debugger_app import reviews
@@ -50,6 +51,7 @@ def asked(page: Page) -> None:
     quiet(page)
     page.locator("button.token").nth(26).click()
     page.get_by_text("Token 26:").wait_for()
+    quiet(page)
 
 
 def panel(name: str, then: str | None = None) -> Callable[[Page], None]:
@@ -186,6 +188,7 @@ def photograph(page: Page, name: str, heading: str | None) -> None:
     height = (max(ends) if ends else bottom) + 24 - top
     file = IMAGES / f"{name}.png"
     page.screenshot(path=file, clip={"x": left, "y": top, "width": 1280 - left, "height": height})
+    Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)  # as it looks, in half the bytes
     size = file.stat().st_size
     print(f"{file.name}: {size / 1024:.0f} KiB")
     if size > MOST:
