@@ -62,8 +62,10 @@ def running(model: Path, policy: Path, log: Path) -> Iterator[str]:
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
+        process.terminate()
+        process.wait(60)
+        alive = answers(port)
+    assert not alive, "the page outlived its command"
 
 
 def answers(port: int) -> bool:

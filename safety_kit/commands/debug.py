@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -48,7 +49,7 @@ def debug(
         "client.showErrorDetails": "none",
     }
     flags = [f"--{name}={value}" for name, value in settings.items()]
-    try:
-        return subprocess.call([sys.executable, "-m", "streamlit", "run", str(page), *flags, "--", *own])
-    except KeyboardInterrupt:
-        return 0
+    command = [sys.executable, "-m", "streamlit", "run", str(page), *flags, "--", *own]
+    if os.name == "posix":
+        os.execv(sys.executable, command)  # in this process, so that who ends the command ends the page
+    return subprocess.call(command)
