@@ -23,6 +23,8 @@ NOT_RUN = "not run"
 """The unit of a figure that was not measured."""
 
 RESULTS = Path(__file__).parent / "results"
+MEASURED = ("date", "machine", "versions")
+"""When and on what: of a whole file, and of each of its parts."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,13 @@ def not_run(what: str) -> Figure:
 
 
 def _joined(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
-    """A result file in which some parts were measured again, on the same machine with the same versions."""
-    if any(earlier[name] != later[name] for name in ("machine", "versions")):
-        raise SystemExit("The earlier figures are of another machine or other versions: measure all parts again.")
+    """A result file in which some parts were measured again; date and machine at its top are of the others."""
     before = earlier.get("parts", {})
     again = {what for part in later["parts"] for what in before.get(part, {}).get("figures", ())}
     again |= {one["what"] for one in later["figures"]}
     figures = [one for one in earlier["figures"] if one["what"] not in again] + later["figures"]
-    date = earlier["date"]  # of what was not measured again; parts have their own
-    return {**earlier, **later, "date": date, "figures": figures, "parts": {**before, **later["parts"]}}
+    of_the_others = {name: earlier[name] for name in MEASURED}
+    return {**earlier, **later, **of_the_others, "figures": figures, "parts": {**before, **later["parts"]}}
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -111,7 +111,8 @@ def write(
         **more,
     }
     if parts is not None:
-        document["parts"] = {part: {"date": document["date"], "figures": list(whats)} for part, whats in parts.items()}
+        measured = {name: document[name] for name in MEASURED}
+        document["parts"] = {part: {**measured, "figures": list(whats)} for part, whats in parts.items()}
     if keep and path.exists():
         document = _joined(json.loads(path.read_text(encoding="utf-8")), document)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -42,10 +42,20 @@ def table(name: str) -> str:
 
         lines += ["", paragraph(result["contexts"])]
     versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
-    dates = {part: told["date"] for part, told in result.get("parts", {}).items() if told["date"] != result["date"]}
-    earlier = "".join(f", {part} {date}" for part, date in dates.items())
-    lines += ["", f"Measured {result['date']}{earlier} on {machine['cores']} cores ({machine['cpu']}); {versions}."]
+    lines += ["", f"Measured {result['date']} on {machine['cores']} cores ({machine['cpu']}); {versions}."]
+    others = apart(result)
+    lines += [f"Apart from these: {'; '.join(others)}."] if others else []
     return "\n".join(lines)
+
+
+def apart(result: dict[str, Any]) -> list[str]:
+    """The parts that were measured on another day or another machine than the rest, by when and where."""
+    parts: dict[tuple[str, str], list[str]] = {}
+    for part, told in result.get("parts", {}).items():
+        date, cpu = told["date"], told.get("machine", result["machine"])["cpu"]
+        if (date, cpu) != (result["date"], result["machine"]["cpu"]):
+            parts.setdefault((date, "" if cpu == result["machine"]["cpu"] else f" ({cpu})"), []).append(part)
+    return [f"{', '.join(names)}: {date}{cpu}" for (date, cpu), names in parts.items()]
 
 
 def contenders(result: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from classifiers.features import alone_pieces
 from classifiers.heads import fit_path
 from safety_kit.errors import UserError
+from safety_kit.gemma.trunk import pad
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -161,12 +162,6 @@ class WordObjective:
         ids = [item.ids + self._lead for item in items]
         ends = torch.tensor([len(row) - 1 for row in ids], device=self.adapted.device)
         return self.adapted.next_logits(pad(ids, self.adapted.device), ends)
-
-
-def pad(rows: Sequence[tuple[int, ...]], device: torch.device) -> torch.Tensor:
-    """B × T ids, padded on the right."""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
 
 
 def passes(items: Sequence[Encoded], rows: Sequence[int]) -> Iterator[list[int]]:

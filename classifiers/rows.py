@@ -270,7 +270,7 @@ def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
         while True:
             place = reader.line_num + 1
             try:
-                cells = _next_cells(reader)
+                cells = next_cells(reader)
             except csv.Error:
                 yield place, BadRow("not CSV; perhaps a quotation mark is missing")
                 continue
@@ -293,8 +293,8 @@ def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
                 yield place, dict(zip(header, cells, strict=True))
 
 
-def _next_cells(reader: Any) -> list[str] | None:
-    """The next row's cells, which may be long: the limit, which is the process's, holds for this one read."""
+def next_cells(reader: Any) -> list[str] | None:
+    """The next row's cells, which may be long; None at the end. The limit is the process's, and holds for this read."""
     limit = csv.field_size_limit(_LONGEST_CELL)
     try:
         return next(reader, None)

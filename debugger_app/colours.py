@@ -10,9 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-BLUE: Final = "#0072b2"
-VERMILION: Final = "#d55e00"
-
 
 @dataclass(frozen=True, slots=True)
 class Scale:

@@ -109,6 +109,13 @@ class Strip(_Strict):
         return self
 
 
+class Whole(_Strict):
+    """What a classifier says of a whole message; None for a text without tokens."""
+
+    category: Name
+    probability: Share | None
+
+
 class Part(_Strict):
     """The tokens of a message."""
 
@@ -116,6 +123,38 @@ class Part(_Strict):
     start: Place
     stop: Annotated[int, Field(ge=0, le=MOST_TOKENS)]
     strips: Annotated[list[Strip], Field(max_length=100)]
+    wholes: Annotated[list[Whole], Field(max_length=100)] = []
+
+
+class TrustCheck(_Strict):
+    """One comparison; see `safety_kit.analysis.trust.Check`."""
+
+    name: Name
+    compared: Piece
+    value: Number | None
+    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    passed: bool
+    charts: Annotated[list[Name], Field(max_length=20)]
+
+    @model_validator(mode="after")
+    def _verdict(self) -> Self:
+        if self.passed != (self.value is not None and self.value <= self.tolerance):
+            raise ValueError("a check's verdict is not that of its numbers")
+        return self
+
+
+class Trust(_Strict):
+    """How far the run's numbers agreed with plain transformers."""
+
+    tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+    of: Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+    notes: Annotated[list[Piece], Field(max_length=20)]
+    checks: Annotated[list[TrustCheck], Field(max_length=50)]
+
+    @property
+    def failed(self) -> list[TrustCheck]:
+        """Those that did not pass."""
+        return [check for check in self.checks if not check.passed]
 
 
 class Document(_Strict):
@@ -129,6 +168,7 @@ class Document(_Strict):
     tokens: Annotated[list[Token], Field(min_length=1, max_length=MOST_TOKENS)]
     next: Next
     messages: Annotated[list[Part], Field(max_length=1_000)]
+    trust: Trust | None = None
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
@@ -146,12 +186,21 @@ class Document(_Strict):
         return next((part for part in self.messages if part.start <= token < part.stop), None)
 
     @property
+    def text(self) -> str:
+        """The conversation without the template's control tokens; a character of several tokens stands once."""
+        return "".join(token.text for token in self.tokens if not token.control and token.part <= 1)
+
+    @property
     def categories(self) -> list[str]:
         """Those that a classifier scored, in the order of the strips."""
         return list(dict.fromkeys(strip.category for part in self.messages for strip in part.strips))
 
 
-_OWN: Final = {name for kind in (ModelName, Settings, Token, Strip, Part, Document) for name in kind.model_fields}
+_OWN: Final = {
+    name
+    for kind in (ModelName, Settings, Token, Strip, Whole, Part, TrustCheck, Trust, Document)
+    for name in kind.model_fields
+}
 """What a message may name: our own words, none of the file's."""
 
 

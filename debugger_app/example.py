@@ -28,6 +28,7 @@ def study() -> Study:
 
 def make() -> None:
     """Run the example on the embedded Gemma and the default policy, and write it down."""
+    from debugger_app.panels.trust import checked
     from debugger_app.study import study as read
     from safety_kit.gemma import Gemma, Sampling
     from safety_kit.guard import Guard
@@ -37,7 +38,7 @@ def make() -> None:
     gemma = Gemma.load("embedded")
     guard = Guard(Policy.load(), gemma)
     seen = read(gemma, guard, [Message("user", TEXT)], Sampling(max_tokens=32, seed=0))
-    PLACE.write_text(seen.document.model_dump_json() + "\n", encoding="utf-8")
+    PLACE.write_text(checked(seen.document, gemma).model_dump_json() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

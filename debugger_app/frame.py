@@ -45,15 +45,7 @@ def opening() -> Opened | None:
 
 def opening_is_done() -> bool:
     """Whether the model named in the sidebar is there, or cannot be had; draws nothing."""
-    started = options.read()
-    source = st.session_state.get("model", started.model)
-    revision = started.revision if source == started.model else None
-    return resources.loading(source, revision, started.device, started.dtype).done()
-
-
-def tell(error: SafetyKitError) -> None:
-    """An error of the kit's own, as text that Markdown leaves alone."""
-    say(str(error))
+    return resources.loading(*_model(st.session_state.get("model", options.read().model))).done()
 
 
 def say(text: str) -> None:
@@ -69,7 +61,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except SafetyKitError as error:
-        tell(error)
+        say(str(error))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -112,17 +104,22 @@ def _wanted() -> tuple[str, str | None, str, str, str]:
         policy = st.text_input(
             "Policy", key="policy", value=started.policy, help="A shipped policy's name, or a YAML file."
         )
-    revision = started.revision if source == started.model else None
-    return source, revision, started.device, started.dtype, policy
+    return *_model(source), policy
+
+
+def _model(source: str) -> tuple[str, str | None, str, str]:
+    """A source with the device and float type that the app was started with, and its revision if it is the same."""
+    started = options.read()
+    return source, started.revision if source == started.model else None, started.device, started.dtype
 
 
 def _built(source: str, revision: str | None, device: str, dtype: str, named: str) -> Opened:
     try:
         policy = Policy.load(named)
         model = resources.model(source, revision, device, dtype)
-        guard = resources.guard(named, policy.digest, model.gemma.digest, model.gemma)
+        guard = resources.guard(named, policy.digest, model.gemma.digest, policy, model.gemma)
     except SafetyKitError as error:
-        tell(error)
+        say(str(error))
         st.stop()
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):

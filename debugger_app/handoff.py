@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import streamlit as st
 
-from debugger_app import history
-from debugger_app.frame import working
-from debugger_app.study import study
+from debugger_app import inspecting
 from safety_kit.gemma import Sampling
 from safety_kit.types import Message
 
@@ -48,10 +46,8 @@ def inspect(here: Opened, messages: list[Message]) -> None:
     Raises:
         UserError: It cannot be read.
     """
-    with working("Reading and answering,") as progress, here.model.running() as gemma:
-        sampling = Sampling(max_tokens=REPLY, seed=0)
-        seen = study(gemma, here.guard, messages, sampling, revision=here.model.revision, progress=progress)
-    st.switch_page(INSPECT, query_params={"run": history.add(seen)})
+    name = inspecting.inspect(here, messages, Sampling(max_tokens=REPLY, seed=0))
+    st.switch_page(INSPECT, query_params={"run": name})
 
 
 def teach(complaint: Complaint) -> None:

@@ -46,12 +46,12 @@ class Estimate:
 
 
 def estimate(gemma: Gemma, messages: Sequence[Message], reply: int) -> Estimate:
-    """What an inspection will take.
+    """What an inspection will take, with so many tokens of a reply decoded.
 
     Raises:
         UserError: It is not to be run: there is no text, or more than can be read or held.
     """
-    if not any(message.content.strip() for message in messages if message.role == "user"):
+    if not any(message.content.strip() for message in messages if message.role != "system"):
         raise UserError("The prompt is empty; write what a user would.")
     characters = sum(len(message.content) for message in messages)
     if characters > MOST_CHARACTERS:

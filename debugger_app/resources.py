@@ -14,6 +14,7 @@ import streamlit as st
 if TYPE_CHECKING:
     from safety_kit.gemma import Gemma
     from safety_kit.guard import Guard
+    from safety_kit.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,16 @@ def model(source: str, revision: str | None, device: str, dtype: str) -> Model:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Building the guard …")
-def guard(policy: str, digest: str, model: str, _gemma: Gemma) -> Guard:
+def guard(named: str, digest: str, model: str, _policy: Policy, _gemma: Gemma) -> Guard:
     """The guard of a policy on a model.
 
     Args:
-        policy: Name or file.
-        digest: Of its content: a changed file is read again.
+        named: The policy's name or file: of two files with one content, each has its own folders beside it.
+        digest: Of its content.
         model: Digest of the model.
+        _policy: The policy.
         _gemma: The model.
     """
     from safety_kit.guard import Guard
-    from safety_kit.policy import Policy
 
-    return Guard(Policy.load(policy), _gemma)
+    return Guard(_policy, _gemma)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from classifiers.rows import next_cells
 from safety_kit.errors import DataError
 from safety_kit.types import Sample, Stage
 
@@ -145,7 +146,7 @@ def _csv(text: str, name: str) -> Iterator[tuple[int, Any]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     try:
-        for cells in reader:
+        while (cells := next_cells(reader)) is not None:
             if header is None:
                 header = [cell.strip() for cell in cells]
             elif cells:

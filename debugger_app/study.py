@@ -32,7 +32,7 @@ class Live:
     """What only a run of this session has: its model, its activations, and the tree that it belongs to.
 
     Attributes:
-        messages: The conversation.
+        messages: The conversation, without the reply.
         tree: The reply, and those that branch off it.
         number: Which of them is looked at.
         trace: Of prompt and reply; None once it was let go of, to be read again where it is asked for.
@@ -93,7 +93,7 @@ def study(
     Args:
         gemma: The model.
         guard: Whose classifiers and thresholds are shown.
-        messages: The conversation, without the reply.
+        messages: The conversation; where the last is an assistant's, that is the reply, and none is decoded.
         sampling: Of the reply.
         revision: That the model was loaded at, for the document.
         progress: Called with tokens of the reply that were decoded and the most there can be.
@@ -101,8 +101,11 @@ def study(
     Raises:
         UserError: The conversation is empty or longer than the model's context.
     """
-    tree = RunTree.start(gemma, gemma.render(messages), sampling, progress)
-    return look(gemma, guard, messages, tree, 0, revision=revision)
+    if messages and messages[-1].role == "assistant":
+        asked, tree = messages[:-1], RunTree.given(gemma, messages, sampling)
+    else:
+        asked, tree = messages, RunTree.start(gemma, gemma.render(messages), sampling, progress)
+    return look(gemma, guard, asked, tree, 0, revision=revision)
 
 
 def look(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
-from safety_kit.commands.policy_edit import add_probe
+from safety_kit.commands.policy_edit import add_probe, relative, section
+from safety_kit.data import shipped_policy
 from safety_kit.errors import PolicyError, UserError
 from safety_kit.policy import Policy
 
@@ -29,8 +29,6 @@ def policy_text(source: str) -> tuple[str, Path]:
     Raises:
         PolicyError: It cannot be read.
     """
-    from safety_kit.data import shipped_policy
-
     path = shipped_policy(source) or Path(source)
     try:
         return path.read_text(encoding="utf-8"), path
@@ -48,7 +46,7 @@ def with_thresholds(text: str, thresholds: Mapping[int, float]) -> str:
     Raises:
         PolicyError: A rule has neither in a place of its own.
     """
-    rules = _node(text, "rules")
+    rules = section(text, "rules")
     assert isinstance(rules, yaml.SequenceNode)  # a policy's rules are a list
     edits = []
     for number, threshold in thresholds.items():
@@ -77,11 +75,13 @@ def with_artifact(text: str, check: str, folder: Path, home: Path) -> str:
     Raises:
         PolicyError: There is no such check.
     """
-    for key, options in _node(text, "checks").value:
+    checks = section(text, "checks")
+    assert isinstance(checks, yaml.MappingNode)
+    for key, options in checks.value:
         for name, value in options.value if key.value == check else ():
             if name.value == "artifact":
                 return _edited(
-                    text, [(value.start_mark.index, value.end_mark.index, json.dumps(_relative(folder, home)))]
+                    text, [(value.start_mark.index, value.end_mark.index, json.dumps(relative(folder, home)))]
                 )
     raise PolicyError(f"checks.{check} reads no classifier folder; name another check.")
 
@@ -173,14 +173,12 @@ def next_folder(folder: Path) -> Path:
 
 
 def _with_new_calibration(text: str, home: Path) -> str:
-    root = yaml.compose(text, yaml.SafeLoader)
-    assert isinstance(root, yaml.MappingNode)  # the policy was read before
-    for key, value in root.value:
-        if key.value == "calibration":
-            old = home / value.value
-            new = next(path for path in _next(old.parent, old.stem, old.suffix) if not path.exists())
-            return _edited(text, [(value.start_mark.index, value.end_mark.index, json.dumps(_relative(new, home)[2:]))])
-    return text
+    value = section(text, "calibration")
+    if value is None:
+        return text
+    old = home / value.value
+    new = next(path for path in _next(old.parent, old.stem, old.suffix) if not path.exists())
+    return _edited(text, [(value.start_mark.index, value.end_mark.index, json.dumps(relative(new, home)))])
 
 
 def _next(home: Path, stem: str, suffix: str) -> Iterator[Path]:
@@ -191,19 +189,7 @@ def _next(home: Path, stem: str, suffix: str) -> Iterator[Path]:
         yield home / f"{name}-v{number}{suffix}"
 
 
-def _node(text: str, section: str) -> yaml.Node:
-    root = yaml.compose(text, yaml.SafeLoader)
-    assert isinstance(root, yaml.MappingNode)  # the policy was read before
-    node: yaml.Node = next(value for key, value in root.value if key.value == section)
-    return node
-
-
 def _edited(text: str, edits: list[tuple[int, int, str]]) -> str:
     for start, end, new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
     return text
-
-
-def _relative(folder: Path, home: Path) -> str:
-    way = Path(os.path.relpath(folder.resolve(), home.resolve())).as_posix()
-    return way if way.startswith(".") else f"./{way}"

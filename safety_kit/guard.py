@@ -291,8 +291,8 @@ class Guard:
         if (reason := self._reason(verdict)) is not None:
             code = reason.category
         else:  # a check that failed is told before a part that no check reads
-            kinds = {error.kind for error in verdict.errors}
-            code = "uncheckable" if kinds == {"uncheckable"} else "error"
+            failed = any(error.kind != "uncheckable" for error in verdict.errors)
+            code = "error" if failed else "uncheckable"
         return replace(verdict, code=f"blocked.{code}", message=self.message(verdict))
 
     def redactor(self, vault: Vault | None = None, role: Role | None = None) -> Redactor:

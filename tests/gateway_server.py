@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from safety_kit.gateway.connection import server_options
-from safety_kit.gateway.intake import in_front
+from safety_kit.gateway.intake import TurnedAway, in_front
 from safety_kit.gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ class Served:
 
 
 @asynccontextmanager
-async def served(app: ASGIApp, **overrides: Any) -> AsyncIterator[Served]:
+async def served(app: ASGIApp, turned_away: TurnedAway = lambda *_: None, **overrides: Any) -> AsyncIterator[Served]:
     """An application behind the doors, under uvicorn on a free port; `overrides` as for `Settings.load`."""
     settings = Settings.load(None, {"port": 0, **overrides}, {})
-    server = uvicorn.Server(uvicorn.Config(in_front(app, settings), **server_options(settings)))
+    doors = in_front(app, settings, turned_away)
+    server = uvicorn.Server(uvicorn.Config(doors, **server_options(settings, turned_away)))
     running = asyncio.create_task(server.serve())
     while not server.started and not running.done():
         await asyncio.sleep(0.005)

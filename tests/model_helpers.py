@@ -62,10 +62,12 @@ class Held:
         return self._gemma.forward(texts, capture, **options)
 
 
-def tiny_artifact(folder: Path, gemma: Any, *, window: int = 12, stride: int = 4, seed: int = 0) -> Path:
+def tiny_artifact(
+    folder: Path, gemma: Any, *, window: int = 12, stride: int = 4, seed: int = 0, blocks: Sequence[int] = BLOCKS
+) -> Path:
     """A classifier with random weights for a tiny Gemma, calibrated so that texts differ."""
     rng = np.random.default_rng(seed)
-    width = len(BLOCKS) * gemma.hidden_size
+    width = len(blocks) * gemma.hidden_size
     stages = ("input", "output")
     record = {
         "bias": 0.0,
@@ -86,7 +88,7 @@ def tiny_artifact(folder: Path, gemma: Any, *, window: int = 12, stride: int = 4
     manifest = {
         "reading": "causal",
         "model": model,
-        "blocks": list(BLOCKS),
+        "blocks": list(blocks),
         "window": window,
         "stride": stride,
         "categories": {"hate": record},

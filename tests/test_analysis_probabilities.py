@@ -14,7 +14,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from safety_kit.analysis import probabilities as module
 from safety_kit.analysis.pieces import pieces
-from safety_kit.analysis.probabilities import CAPTURE, Probabilities, probabilities
+from safety_kit.analysis.probabilities import CAPTURE, Probabilities, largest, probabilities
 from safety_kit.analysis.runs import RunTree, difference, shared_prefix
 from safety_kit.errors import UserError
 from safety_kit.gemma import Capture, Gemma, Sampling, Tokens
@@ -192,3 +192,12 @@ def test_a_difference_names_what_was_replaced() -> None:
     (change,) = difference([1, 2, 3, 4], [1, 9, 9, 3, 4])
     assert (change.before, change.after) == ((1, 2), (1, 3))
     assert difference([1, 2], [1, 2]) == []
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 3, 40]), st.sampled_from([512 * 3, 512 * 40, 1_000]))
+def test_the_largest_are_topk_s(seed: int, k: int, vocabulary: int) -> None:
+    logits = torch.rand(4, vocabulary, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    values, places = largest(logits, k)
+    expected = logits.topk(k)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(places, expected.indices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,22 @@ def test_leave_one_out_is_brute_force_on_plain_transformers(family: str) -> None
     assert np.isnan(made.scores[[0, 22, 23]]).all()
     for at in range(1, 22):
         assert abs(made.scores[at] - (value(TEXT.ids) - value(TEXT.ids[:at] + TEXT.ids[at + 1 :]))) < 2e-4
+
+
+def test_a_group_is_left_out_as_a_whole() -> None:
+    gemma, objective = tiny(), objectives.logprob(TEXT, [22, 23])
+    groups = [[0, 1, 2], [3, 4, 5, 6], [7], [*range(8, 23)], [23]]
+    made = salience.leave_one_out(gemma, TEXT, objective, groups=groups)
+    assert np.isnan(made.scores[[0, 22, 23]]).all()
+    for group in groups[:4]:
+        gone = frozenset(group) - {0, 22}
+        kept = [at for at in range(24) if at not in gone]
+        cut = Tokens(tuple(TEXT.ids[at] for at in kept), ((0, 0),) * len(kept))
+        (trace,) = gemma.forward([cut], objective.capture)
+        expected = made.value - float(objective.value(trace, gone))
+        assert made.scores[list(gone)] == pytest.approx(expected, abs=2e-4)
+    each = salience.leave_one_out(gemma, TEXT, objective, groups=[[at] for at in range(24)])
+    assert np.array_equal(each.scores, salience.leave_one_out(gemma, TEXT, objective).scores, equal_nan=True)
 
 
 def test_a_classifier_without_a_token_pools_the_others() -> None:
@@ -156,11 +173,26 @@ def test_a_deletion_curve_is_deletions() -> None:
     assert abs(made.random[0, 1] - float(trace.logits[-2].log_softmax(-1)[cut.ids[-1]])) < 1e-4
 
 
+def test_a_curve_is_judged_where_a_token_of_the_classifiers_is_left() -> None:
+    """Tokens 20 to 22 are all that it reads, and the first that go: afterwards there is no number."""
+    gemma, objective = tiny(), objectives.classifier(head(64, 8), 20, 23)
+    (whole,) = gemma.forward([TEXT], objective.capture)
+    scores = np.where(np.isin(np.arange(24), (20, 21, 22)), 1.0, 0.0)
+    made = salience.deletion_curve(gemma, TEXT, objective, scores, fractions=(0.05, 0.5), orders=2)
+    assert made.value == pytest.approx(float(objective.value(whole, frozenset())), abs=1e-4)
+    assert np.isnan(made.values).tolist() == [False, True]
+    lower = replace(made, values=np.array([made.random[:, 0].min() - 1, np.nan]))
+    assert lower.faithful
+    assert not replace(made, values=np.array([np.nan, np.nan])).faithful
+
+
 def test_words_and_sums() -> None:
     text = "an odd  wordlist, no"
     spans = [(0, 2), (2, 6), (6, 7), (7, 12), (12, 16), (16, 17), (17, 20)]
     groups = salience.words(text, spans)
     assert groups == [[0], [1], [2], [3, 4, 5], [6]]
+    sentences = salience.sentences("No. Is it?\nYes", [(0, 3), (3, 7), (7, 10), (10, 11), (11, 14)])
+    assert sentences == [[0], [1, 2], [3], [4]]
     scores = np.array([1, 2, np.nan, 3, np.nan, 5, 7.0])
     assert np.allclose(salience.by_group(scores, groups), [1, 2, np.nan, 8, 7], equal_nan=True)
 
@@ -181,7 +213,7 @@ def test_bad_requests(make: Any) -> None:
         make()
 
 
-def test_leave_one_out_reads_less_than_half_of_the_tokens(embedded: Gemma, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leave_one_out_reads_two_thirds_of_n_forwards_at_most(embedded: Gemma, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figure that matters is time; tokens read are its measure that no busy machine changes."""
     text = embedded.encode("The library is behind the station, next to a small park with old trees. " * 3)
     read = []

@@ -12,11 +12,14 @@ import pytest
 from cli_helpers import app, runner, write_text_policy
 from test_gemma_load import tiny
 
+from classifiers import SafetyClassifier
+from debugger_app.document import opened
 from safety_kit.analysis.inspection import examine
 from safety_kit.analysis.pieces import visible
 from safety_kit.commands import models
 from safety_kit.commands.inspect_page import page
 from safety_kit.gemma import Sampling
+from safety_kit.gemma.readout import Readout
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 from safety_kit.types import Message
@@ -101,6 +104,56 @@ def test_the_document_holds_a_row_a_token(text_policy: str) -> None:
     drawn = said["tokens"][reply["start"] : reply["stop"]]
     assert all(row["sampled"]["logprob"] is not None and row["rank"] < 7 for row in drawn)
     assert len(said["next"]["top"]) == 3
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_classifier_that_reads_a_text_alone_says_one_number_a_message(text_policy: str, tmp_path: Path) -> None:
+    texts = ["zzzz qxz", "abc dea", "zqzz zzx", "bcd fab"] * 4
+    alone = SafetyClassifier(tiny(chat=False), reading="alone", categories="toy", folds=2, cache=False)
+    alone.fit(texts, [1, 0] * 8).save(tmp_path / "toy")
+    asked = ["inspect", "zzz zqx", "--reply", "abc", "--policy", text_policy, "--classifier", str(tmp_path / "toy")]
+    raw = runner.invoke(app, [*asked, "--json"]).stdout
+    said = [message["wholes"] for message in json.loads(raw)["messages"]]
+    expected = alone.category_probabilities([(None, "zzz zqx"), ("zzz zqx", "abc")])[:, 0]
+    assert [[whole["category"] for whole in wholes] for wholes in said] == [["toy"], ["toy"]]
+    assert [wholes[0]["probability"] for wholes in said] == pytest.approx(expected, abs=1e-5)
+    assert f"toy, of the whole message: {expected[0]:.2f}" in runner.invoke(app, asked).stdout
+    assert f"toy, of the whole message: {expected[1]:.2f}" in page(json.loads(raw))
+    assert opened(raw.encode()).messages[1].wholes[0].category == "toy"
+    nowhere = runner.invoke(app, [*asked[:-1], str(tmp_path / "none")])
+    assert nowhere.exit_code == 2
+    assert "none" in nowhere.stderr
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_trust_is_in_the_table_the_document_and_the_page(text_policy: str, tmp_path: Path) -> None:
+    asked = ["inspect", "the cat in the hat", "--policy", text_policy, "--max-tokens", "3", "--trust"]
+    table = runner.invoke(app, asked)
+    assert table.exit_code == 0, table.stderr
+    assert "trust: 13 of 13 checks passed" in table.stdout
+    said = json.loads(runner.invoke(app, [*asked, "--json"]).stdout)
+    assert {"logits", "lens", "attribution"} < {check["name"] for check in said["trust"]["checks"]}
+    assert all(check["passed"] and check["value"] <= check["tolerance"] for check in said["trust"]["checks"])
+    html = page(said)
+    assert "13 of 13 checks passed" in html
+    assert "Do not rely" not in html
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_check_that_fails_is_told_everywhere(
+    text_policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Readout, "logits", lambda self, normed: self._trunk.output(normed) / 2)
+    asked = ["inspect", "the cat in the hat", "--policy", text_policy, "--max-tokens", "3", "--trust"]
+    table = runner.invoke(app, asked)
+    assert table.exit_code == 1
+    assert "FAILED" in table.stdout
+    assert "Do not rely on probabilities" in " ".join(table.stdout.split())
+    file = tmp_path / "page.html"
+    assert runner.invoke(app, [*asked, "--html", str(file)]).exit_code == 1
+    html = file.read_text(encoding="utf-8")
+    assert 'class="failed">Do not rely on these numbers. Failed: logits' in html
+    assert '<tr class="failed"><td>logits</td><td>failed</td>' in html
 
 
 @pytest.mark.usefixtures("_tiny")

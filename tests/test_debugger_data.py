@@ -74,6 +74,12 @@ def test_a_file_that_cannot_be_read_is_a_sentence(name: str, content: bytes, tol
         row_files.read(name, content)
 
 
+def test_a_cell_may_be_as_long_as_a_text() -> None:
+    content = f"text,label\n{'a' * row_files.LONGEST},0\n{'a' * (row_files.LONGEST + 1)},0\n".encode()
+    file = row_files.read("a.csv", content, skip_bad=True)
+    assert [(row.place, len(row.sample.text)) for row in file.rows] == [(2, row_files.LONGEST)]
+
+
 def test_bad_rows_can_be_left_out() -> None:
     file = row_files.read("a.jsonl", b'{"text": "ok"}\n[]\n', skip_bad=True)
     assert (len(file.rows), file.left_out) == (1, 1)

@@ -11,10 +11,13 @@ import pytest
 from debugger_helpers import HOSTILE, inert, workplace
 from test_gemma_load import tiny
 
-from debugger_app import example, preflight
+from debugger_app import example, handoff, preflight
 from debugger_app.document import MOST_BYTES, Document, opened
+from debugger_app.frame import Opened
 from debugger_app.panels.safety import decisions
 from debugger_app.panels.tokens import drawn, marks, measured
+from debugger_app.panels.trust import checked
+from debugger_app.resources import Model
 from debugger_app.study import Study, look, study
 from debugger_app.visible import plain, short, visible
 from safety_kit.commands.inspect_page import page
@@ -22,7 +25,7 @@ from safety_kit.errors import UserError
 from safety_kit.gemma import Sampling
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
-from safety_kit.types import Message
+from safety_kit.types import Message, Sample, Stage
 
 pytestmark = pytest.mark.app
 
@@ -35,17 +38,47 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Guard:
 
 @pytest.fixture(scope="module")
 def seen(guard: Guard) -> Study:
-    return study(tiny(chat=False), guard, [Message("user", HOSTILE)], Sampling(max_tokens=12))
+    made = study(tiny(chat=False), guard, [Message("user", HOSTILE)], Sampling(max_tokens=12))
+    made.document = checked(made.document, tiny(chat=False))
+    return made
 
 
 def test_a_run_opens_as_it_was_exported(seen: Study) -> None:
     assert opened(seen.document.model_dump_json().encode()) == seen.document
 
 
+def test_a_character_of_several_tokens_stands_once_in_the_text(seen: Study) -> None:
+    assert sum(token.text == "😀" for token in seen.document.tokens) == 4
+    assert seen.document.text.count("😀") == 1
+
+
+def test_a_reply_that_is_given_is_read_as_the_guard_reads_it(guard: Guard) -> None:
+    gemma, asked, reply = tiny(chat=False), "the cat in the hat", "a dog under the table"
+    seen = study(gemma, guard, [Message("user", asked), Message("assistant", reply)], Sampling(max_tokens=12))
+    assert [part.role for part in seen.document.messages] == ["user", "assistant"]
+    assert seen.document.reply == reply
+    assert guard.probes is not None
+    ((found,),) = guard.probes.run([Sample.at(reply, Stage.OUTPUT, asked)])
+    assert seen.document.messages[1].strips[0].probabilities[-1] == pytest.approx(found.score, abs=1e-5)
+    assert seen.live is not None
+    other = seen.live.tree.branch(0, 2, "the")
+    assert (
+        seen.live.tree.runs[other].tokens.ids[: seen.live.run.start + 2] == seen.tokens.ids[: seen.live.run.start + 2]
+    )
+
+
+def test_what_another_page_sends_to_inspect_is_measured_first(guard: Guard) -> None:
+    here = Opened(Model(tiny(chat=False)), guard)
+    with pytest.raises(UserError, match="100,001 characters"):
+        handoff.inspect(here, [Message("user", "a" * 100_001)])
+
+
 def test_the_example_opens_and_is_not_older_than_the_document() -> None:
     shown = example.document()
     assert shown.categories
     assert shown.model.family == "Gemma 3"
+    assert shown.trust is not None
+    assert shown.trust.failed == []
     assert any("acts" in found for found in marks(shown))
 
 
@@ -63,6 +96,8 @@ CRAFTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a message past the end": lambda said: said["messages"][1].update(stop=15_000),
     "too many tokens": lambda said: said.update(tokens=[{**said["tokens"][1], "top": [], "sampled": None}] * 20_001),
     "no tokens": edit(tokens=[]),
+    "a check that passes by its word": lambda said: said["trust"]["checks"][3].update(value=1e9),
+    "a check of theirs": lambda said: said["trust"]["checks"][3].update(evil="<script>"),
     "a token below zero": lambda said: said["tokens"][1].update(id=-1),
     "a number as text": lambda said: said["tokens"][1].update(entropy="<img onerror>"),
     "a key of theirs": lambda said: said["messages"][0]["strips"][0]["thresholds"].update({"<img onerror>": 9}),

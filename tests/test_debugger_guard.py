@@ -174,6 +174,17 @@ def test_a_classifier_taught_again_is_read_by_the_next_version_with_a_calibratio
     assert '"./shout-v2"}  # how loud' in made.read_text(encoding="utf-8")
 
 
+def test_a_calibration_in_another_folder_has_its_next_version_there(tmp_path: Path) -> None:
+    home = tmp_path / "policies"
+    for name in ("shout", "shout-v2"):
+        make_artifact(home / name, ["shout"])
+    (home / "mine.yaml").write_text(POLICY + "calibration: ../logs/calibration.json\n", encoding="utf-8")
+    made = put_into_policy(str(home / "mine.yaml"), home / "shout-v2", "shout", [], "block", check="shout")
+    calibration = Policy.load(made).calibration
+    assert calibration is not None
+    assert calibration.resolve() == tmp_path / "logs" / "calibration-v2.json"
+
+
 def test_a_new_category_gets_a_check_and_a_rule_and_a_bad_one_leaves_no_file(tmp_path: Path) -> None:
     make_artifact(tmp_path / "shout", ["shout"])
     make_artifact(tmp_path / "haste", ["haste"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import streamlit as st
 from debugger_helpers import HOSTILE, inert, workplace
@@ -14,9 +16,10 @@ from streamlit.testing.v1 import AppTest
 
 import debugger_app
 from debugger_app import components, example, resources
+from debugger_app.panels import trust
 from debugger_app.panels.closer import PANELS
 from debugger_app.study import Study
-from safety_kit.gemma import Gemma
+from safety_kit.gemma import Gemma, sublayers
 
 pytestmark = pytest.mark.app
 
@@ -126,6 +129,76 @@ def test_what_is_asked_for_is_measured_once_and_kept(
     kept = [key for key in study(page).results if key[: len(said)] == said]
     assert len(kept) == 1
     assert not any("Tensor" in type(value).__name__ for value in study(page).results.values())
+
+
+def test_a_whole_message_is_left_out(page: AppTest) -> None:
+    ask(page)
+    page.session_state["panel"] = "Salience"
+    user = study(page).document.messages[0]
+    choose(page, len(study(page).document.tokens) - 2)
+    next(field for field in page.selectbox if field.label == "By").set_value("message")
+    press(page, "Measure")
+    assert not page.exception
+    ((made, _),) = [kept for key, kept in study(page).results.items() if key[0] == "salience"]
+    assert len(set(made.scores[user.start : user.stop])) == 1
+    assert np.isnan(made.scores[user.stop])  # the template's
+
+
+def test_every_run_is_held_against_plain_transformers_once(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(page)
+    made = study(page).document.trust
+    assert made is not None
+    assert made.failed == []
+    assert page.expander[1].label == f"Trust: {len(made.checks)} of {len(made.checks)} checks passed"
+    assert list(page.expander[1].dataframe[0].value["check"]) == [check.name for check in made.checks]
+    monkeypatch.setattr(trust, "held_against_plain", lambda *_, **__: pytest.fail("checked twice"))
+    choose(page, 5)
+    assert not page.exception
+    assert "Do not rely" not in shown(page)
+
+
+def test_a_check_that_fails_is_red_and_its_charts_say_so(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sublayers.Inside, "attention", _unscaled(sublayers.Inside.attention))
+    ask(page)
+    made = study(page).document.trust
+    assert made is not None
+    assert {check.name for check in made.failed} == {"attention weights"}
+    assert "1 of 13 checks failed" in page.error[0].value
+    assert "failed" in list(page.expander[1].dataframe[0].value[""])
+    page.session_state["panel"] = "Attention"
+    choose(page, 5)
+    assert any("Do not rely on this" in error.value and "attention weights" in error.value for error in page.error)
+    page.session_state["panel"] = "Lens"
+    choose(page, 5)
+    assert not any("Do not rely on this" in error.value for error in page.error)
+
+
+def _unscaled(attention: Any) -> Any:
+    """Our attention as a tool would have it that forgets to scale the products."""
+
+    def made(inside: Any, row: int, length: int) -> Any:
+        return {block: replace(inputs, scaling=1.0) for block, inputs in attention(inside, row, length).items()}
+
+    return made
+
+
+@pytest.mark.parametrize("why", ["dear", "cancelled"])
+def test_dear_checks_and_cancelled_ones_wait_to_be_asked_for(
+    page: AppTest, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "dear":
+        monkeypatch.setattr(trust, "AT_ONCE", 0.0)
+        ask(page)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(trust, "_cancelled", lambda: True)
+            ask(page)
+        choose(page, 5)
+    assert study(page).document.trust is None
+    assert "Trust: not checked" in [expander.label for expander in page.expander]
+    press(page, "Check the numbers")
+    assert not page.exception
+    assert study(page).document.trust is not None
 
 
 def test_a_reply_goes_on_from_another_token(page: AppTest) -> None:

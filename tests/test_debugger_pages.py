@@ -130,3 +130,25 @@ def test_two_runs_are_kept_compared_and_pinned(open_page: Callable[[str], AppTes
     app.switch_page("views/runs.py").run()
     assert not app.exception
     assert len(next(frame.value for frame in app.dataframe if "pinned" in frame.value)) == 2
+
+
+def test_a_blocked_reply_is_opened_from_the_gateway_and_inspected_as_it_is(
+    open_page: Callable[[str], AppTest], tmp_path: Path
+) -> None:
+    kept = {
+        "text": "Certainly.",
+        "prompt": "Is it open?",
+        "stage": "output",
+        "category": "toxicity",
+        "request_id": "r1",
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    app = open_page("runs")
+    write(app, "Review store", str(tmp_path / "rows.jsonl"))
+    write(app, "Request id", "r")
+    press(app, "Open")
+    press(app, "Inspect")
+    assert app.title[0].value == "Inspect a prompt"
+    (run,) = app.session_state["runs"].values()
+    assert run.document.reply == "Certainly."
+    assert [part.role for part in run.document.messages] == ["user", "assistant"]

@@ -271,6 +271,8 @@ def test_the_policy_says_what_is_done_about_a_part(part: Any, what: str, setting
     (place,) = (place for place in verdict.places if place.kind == "uncheckable")
     assert place.path == "messages[0].content[1]"
     assert [finding.category for finding in place.verdict.findings] == [f"uncheckable.{what}"]
+    explained = ("blocked.uncheckable", "withheld") if expected is Action.BLOCK else (None, None)
+    assert (place.verdict.code, place.verdict.message) == explained
     reply = {"choices": [{"index": 0, "message": {"content": [part]}, "finish_reason": "stop"}]}
     reasons = {choice["finish_reason"] for choice in guard.check_response(reply).response["choices"]}
     assert reasons == ({"content_filter"} if expected is Action.BLOCK else {"stop"})
@@ -312,7 +314,9 @@ def test_arguments_that_redaction_would_break_are_not_passed_on() -> None:
     keywords, regex = "keywords: [purple walrus, pelican]", """regexes: ['"to": "[a-z]+"']"""
     guard = Guard(Policy.parse(TEXT.replace(keywords, regex).replace("words, action: block", "words, action: redact")))
     message = {"role": "assistant", "function_call": {"name": "f", "arguments": '{"to": "ana"}'}}
-    assert guard.check_request({"messages": [ASK, message]}).blocked
+    blocking = guard.check_request({"messages": [ASK, message]}).blocking
+    assert blocking is not None
+    assert (blocking.verdict.code, blocking.verdict.message) == ("blocked.uncheckable", "withheld")
     message["function_call"] = {"name": "f", "arguments": 'the "to": "ana", as a text'}
     assert guard.check_request({"messages": [ASK, message]}).action is Action.REDACT
 
@@ -641,7 +645,7 @@ def test_roles_of_samples() -> None:
 
 
 def test_a_stream_that_is_no_stream_is_closed(guard: Guard) -> None:
-    stream = ResponseStream(guard)
+    stream = ResponseStream(guard, request_id="r-1")
     good = {"choices": [{"index": 0, "delta": {"content": "hello there " * 40}}]}
     assert stream.feed(good)
     for bad in ({"choices": [{"index": "0", "delta": {}}]}, good):
@@ -651,7 +655,8 @@ def test_a_stream_that_is_no_stream_is_closed(guard: Guard) -> None:
             with pytest.raises(ConversationError):
                 stream.feed(bad)
     assert stream.close() == []
-    assert stream.verdicts.blocked
+    (verdict,) = (place.verdict for place in stream.verdicts.places if place.verdict.blocked)
+    assert (verdict.code, verdict.message, verdict.request_id) == ("blocked.error", "withheld", "r-1")
 
 
 def test_a_stream_without_a_finish_is_flushed_and_checked(guard: Guard) -> None:

@@ -47,7 +47,7 @@ def attention(name: str, study: Study, token: int, here: Opened | None) -> None:
 
 def _summaries(name: str, study: Study, here: Opened) -> list[Summary]:
     """Of every block: at once where the run's pass kept what that takes, else when they are asked for."""
-    if "summaries" not in [key[0] for key in study.results]:
+    if ("summaries",) not in study.results:
         blocks = range(here.model.gemma.n_blocks)
         ranges = [(part.start, part.stop) for part in study.document.messages]
         if study.trace is None or len(study.document.tokens) > WHOLE:

@@ -11,8 +11,7 @@ from debugger_app.panels.bench import ready
 from debugger_app.panels.effect import comparison
 from debugger_app.visible import plain
 from safety_kit.analysis import interventions
-from safety_kit.analysis.inspection import heads_at
-from safety_kit.types import Stage
+from safety_kit.analysis.inspection import heads_at, stage_of
 
 if TYPE_CHECKING:
     from debugger_app.document import Part
@@ -101,12 +100,11 @@ def _steering(
 def _classifiers(here: Opened, part: Part | None) -> list[Head]:
     if part is None or part.stop == part.start:
         return []
-    return heads_at(here.guard, Stage.OUTPUT if part.role == "assistant" else Stage.INPUT)
+    return heads_at(here.guard, stage_of(part.role))
 
 
 def _watch(study: Study, token: int, heads: list[Head], part: Part | None) -> Watch:
     target = study.document.tokens[token].id
     if part is None or not heads:
         return interventions.Watch(token - 1, target)
-    stage = Stage.OUTPUT if part.role == "assistant" else Stage.INPUT
-    return interventions.Watch(token - 1, target, tuple(heads), (part.start, part.stop), stage)
+    return interventions.Watch(token - 1, target, tuple(heads), (part.start, part.stop), stage_of(part.role))

@@ -13,6 +13,7 @@ from debugger_app.panels.cause import cause
 from debugger_app.panels.lens import lens
 from debugger_app.panels.salience import salience
 from debugger_app.panels.tokens import boxed
+from debugger_app.panels.trust import warning
 from debugger_app.visible import plain
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ PANELS = {
 }
 """By the name that people read: each takes the run's name, the run, the token, and the model where there is one."""
 
+RESTS_ON = {"Alternatives": "probabilities"}
+"""The trust panel's name for what a panel shows, where it is another."""
+
 
 def look_closer(name: str, study: Study, token: int | None, here: Opened | None) -> None:
     """Let a person choose a panel, and draw it for the chosen token."""
@@ -40,4 +44,6 @@ def look_closer(name: str, study: Study, token: int | None, here: Opened | None)
         "Panel", list(PANELS), default="Alternatives", key="panel", label_visibility="collapsed"
     )
     st.markdown(f"**Token {token}**: {plain(boxed(study.document.tokens[token]))}")
-    PANELS[chosen or "Alternatives"](name, study, token, here)
+    panel = chosen or "Alternatives"
+    warning(study, RESTS_ON.get(panel, panel.lower()))
+    PANELS[panel](name, study, token, here)

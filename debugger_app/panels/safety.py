@@ -10,11 +10,13 @@ from debugger_app.charts import strip_chart, strip_table
 from debugger_app.visible import plain, visible
 
 if TYPE_CHECKING:
-    from debugger_app.document import Document
+    from debugger_app.document import Document, Part
 
 
 def safety(name: str, document: Document, token: int | None) -> None:
     """Draw the classifiers' probabilities; without classifiers, say so."""
+    for line in wholes(document):
+        st.markdown(line)
     if not document.categories:
         st.caption("The policy has no classifier that reads token by token.")
         return
@@ -35,11 +37,21 @@ def safety(name: str, document: Document, token: int | None) -> None:
         st.dataframe(table[table["category"].isin(shown)], hide_index=True)
 
 
+def wholes(document: Document) -> list[str]:
+    """What classifiers that read no token by itself say of each message, as Markdown."""
+    return [
+        f":material/article: {plain(whole.category)}, of the whole {_called(part)}: {whole.probability:.2f}"
+        for part in document.messages
+        for whole in part.wholes
+        if whole.probability is not None
+    ]
+
+
 def decisions(document: Document) -> list[str]:
     """What the guard does about each message, and where it would have acted had the text ended, as Markdown."""
     made = []
     for part in document.messages:
-        role = "reply" if part.role == "assistant" else part.role
+        role = _called(part)
         for strip in part.strips:
             for action, at in strip.acts.items():
                 first, limit = strip.crossings.get(action), strip.thresholds.get(action)
@@ -57,3 +69,7 @@ def decisions(document: Document) -> list[str]:
                         f"token {part.start + first} ({value:.2f}{above}); the guard reads later, and passes it"
                     )
     return made or [":material/verified_user: No classifier of the policy acts on this conversation."]
+
+
+def _called(part: Part) -> str:
+    return "reply" if part.role == "assistant" else part.role

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from debugger_app.panels.tokens import boxed
 from debugger_app.visible import plain, short, visible
 from safety_kit.analysis import objectives
 from safety_kit.analysis import salience as salience_
-from safety_kit.analysis.inspection import heads_at
+from safety_kit.analysis.inspection import heads_at, stage_of
+from safety_kit.analysis.trust_report import TOLERANCES
 from safety_kit.gemma.tokens import Tokens
-from safety_kit.types import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from debugger_app.document import Document
     from safety_kit.analysis.objectives import Objective
     from safety_kit.analysis.salience import DeletionCurve, Salience
+
+_GAP = TOLERANCES["float32"].gap
 
 METHODS = {
     "leave one out": "What the number loses when the token is deleted; exact, and the slowest.",
@@ -43,7 +46,7 @@ def salience(name: str, study: Any, token: int, here: Opened | None) -> None:
     if (bench := ready(study, here)) is None:
         return
     aims = _aims(study.document, token, bench)
-    left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
+    left, middle, by, right = st.columns([4, 3, 3, 2], vertical_alignment="bottom")
     aim = left.selectbox(
         "What is explained",
         list(aims),
@@ -52,20 +55,26 @@ def salience(name: str, study: Any, token: int, here: Opened | None) -> None:
         help="The number that the scores are about.",
     )
     method = middle.selectbox("Method", list(METHODS), key=f"method-{name}")
-    middle_help = METHODS[method]
+    grain = by.selectbox(
+        "By",
+        ["token", "word", "sentence", "message"],
+        key=f"grain-{name}",
+        help="Leave one out deletes each as a whole; the others sum the scores of its tokens.",
+    )
     asked = right.button("Measure", key=f"measure-salience-{name}", width="stretch")
-    st.caption(middle_help)
-    key = ("salience", aim, method, token)
+    st.caption(METHODS[method])
+    key = ("salience", aim, method, token, grain)
     if asked and key not in study.results:
         with told():
             text, objective = aims[aim]()
-            with working("Reading without token") as progress, bench.model.running() as gemma:
-                made = _measured(method, gemma, text, objective, progress)
+            with working(f"Reading without {grain}") as progress, bench.model.running() as gemma:
+                groups = _groups(study.document, len(text), grain)
+                made = _measured(method, gemma, text, objective, groups, progress)
                 progress(1, 1)
                 curve = salience_.deletion_curve(gemma, text, objective, made.scores)
             study.results[key] = made, curve
     if key in study.results:
-        _draw(name, study.document, *study.results[key])
+        _draw(name, study.document, grain, *study.results[key])
 
 
 def _aims(document: Document, token: int, here: Opened) -> dict[str, Callable[[], tuple[Tokens, Objective]]]:
@@ -90,7 +99,7 @@ def _aims(document: Document, token: int, here: Opened) -> dict[str, Callable[[]
             )
     part = document.part_of(token)
     if part is not None:
-        stage = Stage.OUTPUT if part.role == "assistant" else Stage.INPUT
+        stage = stage_of(part.role)
         for head in heads_at(here.guard, stage):
             start = max(part.start, part.stop - head.window_at(stage))
             aims[f"classifier {head.category}"] = lambda head=head, start=start, part=part: (  # type: ignore[misc]
@@ -101,27 +110,33 @@ def _aims(document: Document, token: int, here: Opened) -> dict[str, Callable[[]
 
 
 def _measured(
-    method: str, gemma: Any, text: Tokens, objective: Objective, progress: Callable[[int, int], None]
+    method: str,
+    gemma: Any,
+    text: Tokens,
+    objective: Objective,
+    groups: list[list[int]],
+    progress: Callable[[int, int], None],
 ) -> Salience:
+    """Each token with the score of its group."""
     if method == "leave one out":
-        return salience_.leave_one_out(gemma, text, objective, progress=progress)
+        return salience_.leave_one_out(gemma, text, objective, groups=groups, progress=progress)
     by_gradient = {
         "integrated gradients": salience_.integrated_gradients,
         "gradient × input": salience_.gradient_x_input,
         "gradient norm": salience_.gradient_norm,
     }
-    return by_gradient[method](gemma, text, objective)
+    made = by_gradient[method](gemma, text, objective)
+    scores = np.full(len(text), np.nan)
+    for group, total in zip(groups, salience_.by_group(made.scores, groups), strict=True):
+        scores[group] = total
+    return replace(made, scores=scores)
 
 
-def _draw(name: str, document: Document, made: Salience, curve: DeletionCurve) -> None:
-    grain = st.segmented_control(
-        "By", ["token", "word", "sentence"], default="token", key=f"grain-{name}", help="Sums over the tokens of each."
-    )
-    tokens = document.tokens[: len(made.scores)]
-    scores = _grained(made.scores, [token.text for token in tokens], grain or "token")
+def _draw(name: str, document: Document, grain: str, made: Salience, curve: DeletionCurve) -> None:
+    tokens, scores = document.tokens[: len(made.scores)], made.scores
     largest = float(np.nanmax(np.abs(scores))) if np.isfinite(scores).any() else 1.0
     low = 0.0 if made.method == "gradient norm" else -largest
-    scale = Scale(f"{made.method}, {made.unit}: what each {grain or 'token'} adds", low, largest or 1.0, "{:+.2g}")
+    scale = Scale(f"{made.method}, {made.unit}: what each {grain} adds", low, largest or 1.0, "{:+.2g}")
     shown = [
         Shown(
             boxed(token),
@@ -140,6 +155,8 @@ def _draw(name: str, document: Document, made: Salience, curve: DeletionCurve) -
             st.caption(
                 f"Completeness gap {made.gap:.2g}: the scores add up to the difference to the padded text but for this."
             )
+            if made.gap > _GAP * max(1.0, abs(float(np.nansum(made.scores)))):
+                st.error("**Do not rely on these scores:** they miss the difference by more than a twentieth of it.")
         if curve.faithful:
             st.markdown(
                 ":material/check: Deleting the highest tokens lowers the number faster than any random order did."
@@ -166,24 +183,13 @@ def _draw(name: str, document: Document, made: Salience, curve: DeletionCurve) -
         )
 
 
-def _grained(scores: Any, texts: list[str], grain: str) -> Any:
-    """Each token with the sum of its word or sentence."""
+def _groups(document: Document, count: int, grain: str) -> list[list[int]]:
+    """The first `count` tokens in groups; by message those of the template are in none."""
     if grain == "token":
-        return scores
-    whole = "".join(texts)
+        return [[at] for at in range(count)]
+    if grain == "message":
+        return [list(range(part.start, min(part.stop, count))) for part in document.messages]
+    texts = [token.text for token in document.tokens[:count]]
     ends = np.cumsum([len(text) for text in texts]).tolist()
     offsets = list(zip([0, *ends[:-1]], ends, strict=True))
-    groups = salience_.words(whole, offsets) if grain == "word" else _sentences(texts)
-    made = np.full(len(scores), np.nan)
-    for group, total in zip(groups, salience_.by_group(scores, groups), strict=True):
-        made[group] = total
-    return made
-
-
-def _sentences(texts: list[str]) -> list[list[int]]:
-    groups: list[list[int]] = [[]]
-    for at, text in enumerate(texts):
-        groups[-1].append(at)
-        if text.rstrip().endswith((".", "!", "?", "。")) or "\n" in text:
-            groups.append([])
-    return [group for group in groups if group]
+    return (salience_.words if grain == "word" else salience_.sentences)("".join(texts), offsets)

@@ -76,10 +76,11 @@ def marks(document: Document, category: str | None = None) -> list[tuple[str, ..
             if category not in (None, strip.category):
                 continue
             lowest = min(strip.thresholds.values(), default=1.0)
+            acts, ends = set(strip.acts.values()), set(strip.ends)
             for at, probability in enumerate(strip.probabilities):
-                if at in strip.acts.values():
+                if at in acts:
                     made[part.start + at]["acts"] = None
-                if at in strip.ends:
+                if at in ends:
                     made[part.start + at]["ends"] = None
                 elif probability > lowest:
                     made[part.start + at]["above"] = None

@@ -7,15 +7,17 @@ import streamlit as st
 
 from debugger_app import handoff, history, row_files
 from debugger_app.align import align, is_noise, scores
+from debugger_app.difference_tables import changed_verdicts, figures
 from debugger_app.document import Document
-from debugger_app.frame import Opened, opened, say, tell, working
+from debugger_app.frame import Opened, opened, say, told, working
 from debugger_app.redecide import Remembering, judge
 from debugger_app.visible import short, visible
 from safety_kit.commands.policy_diff import changes
-from safety_kit.errors import SafetyKitError
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 from safety_kit.types import Message, Stage
+
+VERDICTS = {"a": "the first is better", "b": "the second is better", "noise": "noise"}
 
 
 def main() -> None:
@@ -42,8 +44,8 @@ def two_runs() -> None:
         return
     names = list(kept)
     left, right = st.columns(2)
-    first = left.selectbox("First", names, len(names) - 2, format_func=lambda name: told(kept[name].document))
-    second = right.selectbox("Second", names, len(names) - 1, format_func=lambda name: told(kept[name].document))
+    first = left.selectbox("First", names, len(names) - 2, format_func=lambda name: named(kept[name].document))
+    second = right.selectbox("Second", names, len(names) - 1, format_func=lambda name: named(kept[name].document))
     a, b = kept[first].document, kept[second].document
     same_model = (a.model.digest, a.model.dtype) == (b.model.digest, b.model.dtype)
     if not same_model:
@@ -61,10 +63,9 @@ def two_runs() -> None:
     st.caption("Tokens aligned by their ids; surprisal in bits. A token behind different ones may well differ.")
 
 
-def told(document: Document) -> str:
+def named(document: Document) -> str:
     """A run in a line."""
-    text = "".join(token.text for token in document.tokens if not token.control)
-    return f"{short(text)} ({len(document.tokens)} tokens, {visible(document.model.name)})"
+    return f"{short(document.text)} ({len(document.tokens)} tokens, {visible(document.model.name)})"
 
 
 def tokens(a: Document, b: Document, same_model: bool) -> pd.DataFrame:
@@ -102,38 +103,27 @@ def two_policies(here: Opened) -> None:
     if not other or not (text.strip() or path):
         say("Name another policy, and a text or a file.")
         return
-    try:
-        with here.model.running() as gemma:
-            second = Guard(Policy.load(other), gemma)
-            if path:
-                samples = {row.place: row.sample for row in row_files.read_path(path, Stage.INPUT).rows}
-                with working("Checking") as progress:
-                    found = changes(here.guard, second, samples, lambda done: progress(done, len(samples)))
-                st.text(f"{len(found)} of {len(samples)} verdicts change.")
-                rows = [
-                    {
-                        "row": one.row,
-                        "from": str(one.before.action),
-                        "to": str(one.after.action),
-                        "found": ", ".join(one.categories),
-                        "text": visible(samples[one.row].text),
-                    }
-                    for one in found
-                ]
-            else:
-                rows = [
-                    {
-                        "policy": visible(guard.policy.name),
-                        "action": str(judged.action),
-                        "found": ", ".join(f"{f.category} {f.score:.3f}" for f in judged.places[0].verdict.findings),
-                    }
-                    for guard in (here.guard, second)
-                    for judged in [judge(Remembering.of(guard), [Message("user", text)])]
-                ]
-    except SafetyKitError as error:
-        tell(error)
-        return
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    with told(), here.model.running() as gemma:
+        second = Guard(Policy.load(other), gemma)
+        if path:
+            samples = {row.place: row.sample for row in row_files.read_path(path, Stage.INPUT).rows}
+            with working("Checking") as progress:
+                found = changes(here.guard, second, samples, lambda done: progress(done, len(samples)))
+            st.text(f"{len(found)} of {len(samples)} verdicts change.")
+            table = changed_verdicts(found, samples)
+        else:
+            table = pd.DataFrame([verdict_on(text, guard) for guard in (here.guard, second)])
+        st.dataframe(table, hide_index=True, width="stretch")
+
+
+def verdict_on(text: str, guard: Guard) -> dict[str, str]:
+    """A policy's verdict on a user's message, as a row."""
+    judged = judge(Remembering.of(guard), [Message("user", text)])
+    return {
+        "policy": visible(guard.policy.name),
+        "action": str(judged.action),
+        "found": ", ".join(f"{f.category} {f.score:.3f}" for f in judged.places[0].verdict.findings),
+    }
 
 
 def two_classifiers(here: Opened) -> None:
@@ -151,31 +141,15 @@ def two_classifiers(here: Opened) -> None:
     from classifiers import ladder
     from classifiers.compare import compare
     from classifiers.data import read_examples
-    from classifiers.metrics import HEADINGS
 
-    try:
+    with told():
         examples = read_examples(path, warn=lambda _: None)
         held = examples.test() if examples.held_out.any() else examples
         with st.spinner("Scoring …"), here.model.running() as gemma:
             report = compare(ladder.load(a, gemma), ladder.load(b, gemma), held)
-    except SafetyKitError as error:
-        tell(error)
-        return
-    for category, found in report.items():
-        st.text(f"{visible(category)}: {found['n']} rows, {found['positives']} positive")
-        rows = [
-            {
-                "figure": HEADINGS[name],
-                "first": one["a"],
-                "second": one["b"],
-                "second − first": one["difference"]["value"],
-                "95 % from": one["difference"]["low"],
-                "to": one["difference"]["high"],
-                "which": {"a": "the first is better", "b": "the second is better"}.get(one["verdict"], "noise"),
-            }
-            for name, one in found["metrics"].items()
-        ]
-        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+        for category, found in report.items():
+            st.text(f"{visible(category)}: {found['n']} rows, {found['positives']} positive")
+            st.dataframe(figures(found["metrics"], "first", "second", VERDICTS), hide_index=True, width="stretch")
 
 
 main()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import streamlit as st
 
-from debugger_app import handoff, reviews, row_files, triage
-from debugger_app.frame import Opened, opened, say, tell, told, working
+from debugger_app import reviews, row_files, triage
+from debugger_app.frame import Opened, opened, say, told, working
 from debugger_app.kept import Job
+from debugger_app.panels.onwards import onwards
 from debugger_app.triage import Scored
 from debugger_app.triage_tables import ORDERS, categories, slice_columns, slices, table
 from debugger_app.visible import visible
-from safety_kit.errors import SafetyKitError
-from safety_kit.types import Message, Stage
+from safety_kit.types import Stage
 
 KINDS = ["jsonl", "ndjson", "csv", "parquet"]
 
@@ -62,7 +62,7 @@ def begin(here: Opened) -> None:
         asked = st.form_submit_button("Score", type="primary")
     if not asked:
         return
-    try:
+    with told():
         if upload is not None:
             file = row_files.read(upload.name, upload.getvalue(), stage, skip)
         elif path and kind == "review store":
@@ -72,11 +72,8 @@ def begin(here: Opened) -> None:
         else:
             say("There is nothing to score yet: choose a file, or name one.")
             return
-    except SafetyKitError as error:
-        tell(error)
-        return
-    about = category or Path(file.name).stem
-    st.session_state.update(job=Job(file, about, surprisal, here.guard.digest), score=True)
+        about = category or Path(file.name).stem
+        st.session_state.update(job=Job(file, about, surprisal, here.guard.digest), score=True)
 
 
 def run(job: Job, here: Opened) -> None:
@@ -130,21 +127,9 @@ def row(one: Scored, category: str, here: Opened) -> None:
         if sample.prompt is not None:
             st.text(visible(f"Prompt: {sample.prompt}"))
         st.text(visible(sample.text))
-        inspect, guard, teach = st.columns(3)
-        if inspect.button("Inspect", icon=":material/search:", help="Token by token."):
-            asked = [Message("user", sample.prompt)] if sample.prompt is not None else []
-            try:
-                handoff.inspect(here, [*asked, Message(sample.role, sample.text)])
-            except SafetyKitError as error:
-                tell(error)
-        if guard.button("Guard", icon=":material/shield:", help="Every check of the policy."):
-            if sample.stage is Stage.OUTPUT:
-                handoff.guard(sample.prompt or "", sample.text)
-            handoff.guard(sample.text)
-        if teach.button("Teach", icon=":material/school:", help="Say what it is, and teach it."):
-            about = category or max(one.scores, key=lambda name: one.scores[name], default="")
-            label = one.labels.get(about)
-            handoff.teach(handoff.Complaint(sample.text, sample.prompt, about, None if label is None else int(label)))
+        about = category or max(one.scores, key=lambda name: one.scores[name], default="")
+        label = one.labels.get(about)
+        onwards(here, sample, about, None if label is None else int(label), key="row")
 
 
 main()

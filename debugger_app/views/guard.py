@@ -9,7 +9,7 @@ import streamlit as st
 
 from debugger_app import handoff
 from debugger_app.flow import Flow, flow
-from debugger_app.frame import Opened, opened, tell, told
+from debugger_app.frame import Opened, opened, told
 from debugger_app.kept import Seen
 from debugger_app.marks import marked
 from debugger_app.redecide import Judged, Placed, Remembering, judge
@@ -155,11 +155,8 @@ def onwards(judged: Judged, seen: Seen, here: Opened) -> None:
     """The next step: why, or what to mend."""
     inspect, teach = st.columns(2)
     if inspect.button("Why? Inspect the conversation", icon=":material/search:"):
-        asked = seen.messages[:-1] if seen.messages[-1].role == "assistant" else seen.messages
-        try:
-            handoff.inspect(here, asked)
-        except SafetyKitError as error:
-            tell(error)
+        with told():
+            handoff.inspect(here, seen.messages)
     if teach.button("Wrong? Teach it", icon=":material/school:"):
         worst = max(judged.places, key=lambda place: place.verdict.action)
         message = seen.messages[worst.message]

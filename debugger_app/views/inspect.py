@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
-from debugger_app import example, history, preflight, waiting
-from debugger_app.frame import Opened, opening, told, working
+from debugger_app import example, history, waiting
+from debugger_app.frame import Opened, opening, told
+from debugger_app.inspecting import inspect
 from debugger_app.panels import closer
 from debugger_app.panels.safety import safety
 from debugger_app.panels.share import share, take_in
 from debugger_app.panels.tokens import tokens
-from debugger_app.study import Study, study
+from debugger_app.panels.trust import trust, warning
+from debugger_app.study import Study
 from debugger_app.visible import visible
 from safety_kit.gemma import Sampling
 from safety_kit.types import Message
@@ -51,17 +53,10 @@ def form(here: Opened | None) -> None:
 
 
 def run(here: Opened, text: str, system: str, sampling: Sampling) -> None:
-    """Answer and read, once it is known what that takes."""
+    """Answer and read."""
     messages = [*([Message("system", system)] if system.strip() else []), Message("user", text)]
     with told():
-        expected = preflight.estimate(here.model.gemma, messages, sampling.max_tokens)
-        with (
-            working(f"{expected}. Answering,") as progress,
-            here.model.running() as gemma,
-            preflight.timed(gemma, expected.tokens, sampling.max_tokens),
-        ):
-            seen = study(gemma, here.guard, messages, sampling, revision=here.model.revision, progress=progress)
-        history.add(seen)
+        inspect(here, messages, sampling)
 
 
 @st.fragment
@@ -77,15 +72,19 @@ def show(name: str, study: Study, here: Opened | None) -> None:
         )
     with right:
         share(name, study)
+    checks = st.container()  # filled last: nothing waits for it
+    warning(study, "probabilities")
     token = tokens(name, document)
     if document.reply is not None:
         with st.expander("The reply as text"):
             st.text(visible(document.reply))
     st.subheader("What the classifiers saw", anchor=False)
+    warning(study, "classifiers")
     safety(name, document, token)
     closer.look_closer(name, study, token, here)
     with st.expander("Open a run from a file"):
         take_in()
+    trust(checks, study, here)
 
 
 main()

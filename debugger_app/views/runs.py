@@ -6,11 +6,11 @@ import pandas as pd
 import streamlit as st
 
 from debugger_app import handoff, history, reviews
-from debugger_app.frame import Opened, opened, tell
+from debugger_app.frame import Opened, opened, told
+from debugger_app.panels.onwards import onwards
 from debugger_app.study import Study
 from debugger_app.visible import short, visible
-from safety_kit.errors import SafetyKitError
-from safety_kit.types import Message
+from safety_kit.types import Sample, Stage
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def session() -> None:
         [
             {
                 "pinned": name in pinned,
-                "text": short("".join(t.text for t in study.document.tokens if not t.control), 120),
+                "text": short(study.document.text, 120),
                 "tokens": len(study.document.tokens),
                 "model": visible(study.document.model.name),
                 "digest": study.document.model.digest[:12],
@@ -86,10 +86,8 @@ def gateway(here: Opened) -> None:
         asked = st.form_submit_button("Open", type="primary")
     if asked:
         st.session_state.pop("reviewed", None)
-        try:
+        with told():
             st.session_state["reviewed"] = reviews.records(source, request_id.strip() or None)
-        except SafetyKitError as error:
-            tell(error)
     rows = st.session_state.get("reviewed")
     if not isinstance(rows, list):
         return
@@ -115,20 +113,9 @@ def gateway(here: Opened) -> None:
         st.caption("Choose a text to go on with it.")
         return
     st.text(visible(row["text"]))
-    prompt = row["prompt"] if isinstance(row.get("prompt"), str) else None
-    why, guard, teach = st.columns(3)
-    if why.button("Inspect", icon=":material/search:", key="review-inspect"):
-        asked_before = [Message("user", prompt)] if prompt else []
-        try:
-            handoff.inspect(here, [*asked_before, Message("assistant" if prompt else "user", row["text"])])
-        except SafetyKitError as error:
-            tell(error)
-    if guard.button("Guard", icon=":material/shield:", key="review-guard"):
-        if prompt:
-            handoff.guard(prompt, row["text"])
-        handoff.guard(row["text"])
-    if teach.button("Teach", icon=":material/school:", key="review-teach"):
-        handoff.teach(handoff.Complaint(row["text"], prompt, str(row.get("category", "")), 0))
+    prompt = row["prompt"] if isinstance(row.get("prompt"), str) and row["prompt"] else None
+    stage = Stage.OUTPUT if prompt or row.get("stage") == Stage.OUTPUT else Stage.INPUT
+    onwards(here, Sample.at(row["text"], stage, prompt), str(row.get("category", "")), 0, key="review")
 
 
 main()

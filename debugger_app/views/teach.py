@@ -11,6 +11,7 @@ import streamlit as st
 from classifiers.metrics import HEADINGS
 from classifiers.teach import CATEGORIES
 from debugger_app import handoff, lesson, row_files
+from debugger_app.difference_tables import changed_verdicts, figures
 from debugger_app.frame import Opened, opened, say, told, working
 from debugger_app.kept import Saved, Taught
 from debugger_app.lesson import Correction, Held, Lesson
@@ -121,23 +122,11 @@ def compare(taught: Taught) -> None:
     st.dataframe(pd.DataFrame(shown), hide_index=True, width="stretch")
     st.caption("Calibrated probability of the category, of each text alone. The new one was taught these very texts.")
     if isinstance(report, str):
-        figures = {HEADINGS[name]: value for name, value in made.classifier.report_[made.category].items()}
-        st.dataframe(pd.DataFrame([figures]), hide_index=True)
+        own = {HEADINGS[name]: value for name, value in made.classifier.report_[made.category].items()}
+        st.dataframe(pd.DataFrame([own]), hide_index=True)
         st.text(visible(report))
         return
-    rows = [
-        {
-            "figure": HEADINGS[name],
-            "old": one["a"],
-            "new": one["b"],
-            "new − old": one["difference"]["value"],
-            "95 % from": one["difference"]["low"],
-            "to": one["difference"]["high"],
-            "which": VERDICTS[one["verdict"]],
-        }
-        for name, one in report["metrics"].items()
-    ]
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    st.dataframe(figures(report["metrics"], "old", "new", VERDICTS), hide_index=True, width="stretch")
     st.caption(f"On {report['n']} rows held out, {report['positives']} of the category; paired bootstrap.")
     if made.category in CATEGORIES:
         st.caption(f"The old one was taught from more ordinary texts than the {lesson.HARMLESS} that are taken here.")
@@ -214,23 +203,9 @@ def measure(taught: Taught, policy: Policy, path: str, here: Opened) -> tuple[pd
             log = [row.sample for row in file.rows]
             with working("Reading the log") as progress:
                 new = lesson.guard_on_log(policy, gemma, log, lesson.digest_of(log), progress)
-                old = here.guard
                 samples = {row.place: row.sample for row in file.rows}
-                changed = changes(old, new, samples, lambda done: progress(done, len(log)))
-            texts = {row.place: row.sample.text for row in file.rows}
-            table = pd.DataFrame(
-                [
-                    {
-                        "row": one.row,
-                        "from": str(one.before.action),
-                        "to": str(one.after.action),
-                        "found": ", ".join(one.categories),
-                        "text": visible(texts[one.row]),
-                    }
-                    for one in changed
-                ],
-                columns=["row", "from", "to", "found", "text"],
-            )
+                changed = changes(here.guard, new, samples, lambda done: progress(done, len(log)))
+            table = changed_verdicts(changed, samples)
         else:
             new = Guard(policy, gemma)
         rows = taught.lesson.corrections

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """What a classifier says of a whole message: a calibrated probability in [0, 1]; nan for a text without tokens."""
+
+    category: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """The own tokens of one message of the conversation.
 
@@ -33,12 +41,14 @@ class Part:
         start: Its first token in the whole.
         stop: The token after its last.
         strips: A strip a classifier that has a rule at the message's stage.
+        wholes: One number a classifier that reads no token by itself (`wholes.with_wholes`).
     """
 
     role: Role
     start: int
     stop: int
     strips: tuple[Strip, ...] = ()
+    wholes: tuple[Whole, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +95,7 @@ class Inspection:
             "reply": self.reply,
             "tokens": [self._token(at) for at in range(len(self.pieces))],
             "next": self._row(len(self.pieces)),
-            "messages": [
-                {"role": p.role, "start": p.start, "stop": p.stop, "strips": [_strip_json(s) for s in p.strips]}
-                for p in self.parts
-            ],
+            "messages": [_part_json(part) for part in self.parts],
         }
 
     def _token(self, at: int) -> dict[str, Any]:
@@ -202,17 +209,32 @@ def _read(
 
 
 def _part(trace: Trace, role: Role, start: int, stop: int, guard: Guard | None) -> Part:
-    stage = Stage.OUTPUT if role == "assistant" else Stage.INPUT
     if guard is None or start == stop:
         return Part(role, start, stop)
+    stage = stage_of(role)
     heads = heads_at(guard, stage)
     return Part(role, start, stop, tuple(strips(trace.view(start, stop), heads, stage, guard.policy)))
+
+
+def stage_of(role: Role) -> Stage:
+    """Where a message's text stands for a guard: a reply at the output, all else at the input."""
+    return Stage.OUTPUT if role == "assistant" else Stage.INPUT
 
 
 def heads_at(guard: Guard, stage: Stage) -> list[Head]:
     """A guard's causal classifiers that have a rule at a stage."""
     probes = guard.probes.probes if guard.probes is not None else ()
     return [probe.head for probe in probes if stage in probe.stages]
+
+
+def _part_json(part: Part) -> dict[str, Any]:
+    return {
+        "role": part.role,
+        "start": part.start,
+        "stop": part.stop,
+        "strips": [_strip_json(strip) for strip in part.strips],
+        "wholes": [{"category": one.category, "probability": number(one.probability)} for one in part.wholes],
+    }
 
 
 def _strip_json(strip: Strip) -> dict[str, Any]:

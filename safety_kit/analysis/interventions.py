@@ -18,9 +18,7 @@ from safety_kit.gemma.experiments import Edit, Site
 from safety_kit.gemma.trace import Capture
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from safety_kit.artifacts import Head
     from safety_kit.gemma import Gemma, Tokens, Trace
@@ -122,16 +120,16 @@ def ablate_head(
     every = heads_of(gemma)
     if not 0 <= block < len(every) or not 0 <= head < every[block]:
         raise UserError(f"There is no head {head} in block {block}; count both from 0.")
-    (before,) = gemma.forward([text], watch.capture)
-    effect = _effect(gemma, text, [head_edit(block, head, replacement)], watch, before)
     others = [(b, h) for b, count in enumerate(every) for h in range(count) if (b, h) != (block, head)]
     rng = np.random.default_rng(seed)
     chosen = [others[i] for i in rng.permutation(len(others))[:controls]]
-    made = []
-    for b, h in chosen:
-        own = None if replacement is None else mean_of(record(gemma, text, b, "heads"))[h]
-        made.append(_effect(gemma, text, [head_edit(b, h, own)], watch, before))
-    return Comparison(effect, tuple(made), tuple(f"block {b}, head {h}" for b, h in chosen))
+
+    def others_changed() -> Iterator[tuple[str, Edit]]:
+        for b, h in chosen:
+            own = None if replacement is None else mean_of(record(gemma, text, b, "heads"))[h]
+            yield f"block {b}, head {h}", head_edit(b, h, own)
+
+    return _beside(gemma, text, head_edit(block, head, replacement), others_changed(), watch)
 
 
 def steer(
@@ -157,15 +155,14 @@ def steer(
         controls: Random directions.
         seed: Of these.
     """
-    (before,) = gemma.forward([text], watch.capture)
-    effect = _effect(gemma, text, [add(block, strength * direction)], watch, before)
     generator = torch.Generator().manual_seed(seed)
-    made = []
-    for _ in range(controls):
-        drawn = torch.randn(direction.shape, generator=generator)
-        equal = drawn / drawn.norm() * (strength * direction).norm().cpu()
-        made.append(_effect(gemma, text, [add(block, equal)], watch, before))
-    return Comparison(effect, tuple(made), ("a random direction",) * controls)
+
+    def at_random() -> Iterator[tuple[str, Edit]]:
+        for _ in range(controls):
+            drawn = torch.randn(direction.shape, generator=generator)
+            yield "a random direction", add(block, drawn / drawn.norm() * (strength * direction).norm().cpu())
+
+    return _beside(gemma, text, add(block, strength * direction), at_random(), watch)
 
 
 def direction_of(head: Head, block: int) -> torch.Tensor:
@@ -188,7 +185,7 @@ def record(gemma: Gemma, text: Tokens, block: int, site: Site) -> torch.Tensor:
 
     def keep(activation: torch.Tensor) -> torch.Tensor:
         kept.append(activation.to("cpu", copy=True))
-        return activation.clone()
+        return activation
 
     gemma.intervene(text, [Edit(block, site, keep)], Capture((block,)))
     return kept[0]
@@ -240,6 +237,14 @@ def heads_of(gemma: Gemma) -> list[int]:
     return [int(gemma.trunk.config.num_attention_heads)] * gemma.n_blocks
 
 
+def _beside(gemma: Gemma, text: Tokens, edit: Edit, controls: Iterable[tuple[str, Edit]], watch: Watch) -> Comparison:
+    """A change beside its controls, each with what it is called; the text as it is gets read once."""
+    (before,) = gemma.forward([text], watch.capture)
+    effect = _effect(gemma, text, [edit], watch, before)
+    made = [(site, _effect(gemma, text, [control], watch, before)) for site, control in controls]
+    return Comparison(effect, tuple(found for _, found in made), tuple(site for site, _ in made))
+
+
 def _effect(gemma: Gemma, text: Tokens, edits: Sequence[Edit], watch: Watch, before: Trace) -> Effect:
     after = gemma.intervene(text, edits, watch.capture)
     p, q = _next(before, watch.position), _next(after, watch.position)
@@ -264,7 +269,5 @@ def _next(trace: Trace, position: int) -> torch.Tensor:
 def _scores(trace: Trace, watch: Watch) -> dict[str, float]:
     if not watch.heads or watch.stage is None:
         return {}
-    made: Sequence[tuple[str, NDArray[np.float64]]] = [
-        (strip.category, strip.probabilities) for strip in strips(trace.view(*watch.own), watch.heads, watch.stage)
-    ]
-    return {category: float(probabilities[-1]) for category, probabilities in made}
+    made = strips(trace.view(*watch.own), watch.heads, watch.stage)
+    return {strip.category: float(strip.probabilities[-1]) for strip in made}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from safety_kit.analysis.probabilities import final_of, larger, normalisers, rows_at_once
+from safety_kit.analysis.probabilities import final_of, larger, largest, normalisers, rows_at_once
 from safety_kit.errors import UserError
 from safety_kit.gemma.trace import Capture
 
@@ -106,11 +106,11 @@ def _cells(logits: torch.Tensor, chosen: int, top_k: int) -> tuple[torch.Tensor,
     rank, the divergence."""
     normaliser = normalisers(logits)
     layers, output = logits[:-1], logits[-1]
-    top = layers.topk(top_k)
+    values, places = largest(layers, top_k)
     ranks = larger(layers, layers[:, chosen, None])
     p = (output - normaliser[-1].float()).exp_()
     # Σ p (log p − log q) = Σ p (z_output − z_layer) − log Z_output + log Z_layer
     apart = torch.stack([torch.dot(p, output - layer) for layer in layers]).double()
     share = p.sum().double()
     divergence = (apart / share - normaliser[-1] + normaliser[:-1]).clamp(min=0) / np.log(2)
-    return top.indices, top.values.double() - normaliser[:-1, None], ranks, divergence
+    return places, values.double() - normaliser[:-1, None], ranks, divergence

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from safety_kit.gemma.model import Gemma
     from safety_kit.gemma.sampling import Sampling
+    from safety_kit.types import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,20 @@ class RunTree:
         tree = cls(gemma, sampling, progress=progress)
         tree.runs.append(tree._continued(prompt, ()))
         return tree
+
+    @classmethod
+    def given(cls, gemma: Gemma, messages: Sequence[Message], sampling: Sampling) -> RunTree:
+        """A conversation that ends with its reply: nothing is decoded until a run branches off.
+
+        Args:
+            gemma: The model.
+            messages: The last one is the assistant's.
+            sampling: How runs that branch off go on.
+        """
+        whole = gemma.render(messages)
+        start, stop = whole.ranges[-1]
+        prompt = replace(whole, tokens=whole.tokens.slice(0, start), ranges=whole.ranges[:-1])
+        return cls(gemma, sampling, [Run(prompt, whole.tokens.ids[start:stop], messages[-1].content, "stop")])
 
     def branch(self, run: int, at: int, instead: int | str) -> int:
         """Take another token, or a text, at a place of a reply, and go on from there.

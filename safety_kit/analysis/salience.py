@@ -106,7 +106,12 @@ def pad_baseline(gemma: Gemma, text: Tokens) -> torch.Tensor:
 
 
 def leave_one_out(
-    gemma: Gemma, text: Tokens, objective: Objective, *, progress: Callable[[int, int], None] | None = None
+    gemma: Gemma,
+    text: Tokens,
+    objective: Objective,
+    *,
+    groups: Sequence[Sequence[int]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Salience:
     """value − value without token t, the token deleted and all after it moved up.
 
@@ -116,19 +121,22 @@ def leave_one_out(
         gemma: The model.
         text: What is read.
         objective: What is explained; its own tokens, and token 0, are not deleted.
+        groups: Tokens that are deleted together, as `words` or `sentences` gives them, in order: each token's score is
+            then that of its whole group. None deletes each by itself.
         progress: Called with deletions done and all deletions; what it raises stops the work.
     """
     with torch.inference_mode():
         (trace,) = gemma.forward([text], objective.capture)
         value = float(objective.value(trace, frozenset()))
-    places = deletable(text, objective)
+    can = set(deletable(text, objective))
+    deletions = [gone for group in (groups or [[at] for at in range(len(text))]) if (gone := can.intersection(group))]
     scores = np.full(len(text), np.nan)
-    for at in range(0, len(places), _TOGETHER):
-        group = places[at : at + _TOGETHER]
-        for place, made in zip(group, _without(gemma, text, objective, [{place} for place in group]), strict=True):
-            scores[place] = value - made
+    for at in range(0, len(deletions), _TOGETHER):
+        part = deletions[at : at + _TOGETHER]
+        for gone, made in zip(part, _without(gemma, text, objective, part), strict=True):
+            scores[list(gone)] = value - made
         if progress is not None:
-            progress(at + len(group), len(places))
+            progress(at + len(part), len(deletions))
     return Salience("leave one out", objective.name, objective.unit, scores, value)
 
 
@@ -162,7 +170,8 @@ class DeletionCurve:
 
     Attributes:
         fractions: Of the tokens that can be deleted, F in (0, 1].
-        values: F float64: the number without that share of tokens, highest scores first.
+        values: F float64: the number without that share of tokens, highest scores first; nan where none is left that a
+            classifier reads.
         random: R × F float64: the same for R random orders.
         value: The number of the whole text.
     """
@@ -174,8 +183,9 @@ class DeletionCurve:
 
     @property
     def faithful(self) -> bool:
-        """Whether the number falls faster, on average over the curve, than in every random order."""
-        return bool((self.values.mean() < self.random.mean(axis=1)).all())
+        """Whether the number falls faster, on average over the curve where all have one, than in every random order."""
+        there = np.isfinite(self.values) & np.isfinite(self.random).all(axis=0)
+        return bool(there.any() and (self.values[there].mean() < self.random[:, there].mean(axis=1)).all())
 
 
 def deletion_curve(
@@ -227,6 +237,17 @@ def words(text: str, offsets: Sequence[Span]) -> list[list[int]]:
         else:
             groups[-1].append(at)
     return groups
+
+
+def sentences(text: str, offsets: Sequence[Span]) -> list[list[int]]:
+    """Tokens by sentence: one ends with a token that ends in a full stop, a question or exclamation mark or a line."""
+    groups: list[list[int]] = [[]]
+    for at, (start, stop) in enumerate(offsets):
+        piece = text[start:stop]
+        groups[-1].append(at)
+        if piece.rstrip().endswith((".", "!", "?", "。")) or "\n" in piece:
+            groups.append([])
+    return [group for group in groups if group]
 
 
 def _gradients(

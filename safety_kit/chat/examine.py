@@ -211,7 +211,7 @@ class _Examiner:
             (whole,) = self._check([self._sample(unit, text, unit.tool)], "text")
             whole = replace(whole, action=max(whole.action, Action.REDACT))
         if unit.kind == "arguments" and whole.action is Action.REDACT and not _is_json(whole.text or ""):
-            whole = replace(whole, action=Action.BLOCK, text=None)  # it cannot be redacted and still be a call
+            whole = self.guard.explained(replace(whole, action=Action.BLOCK, text=None))  # redacted it is no call
         self._string(unit, unit.path, unit.raw, whole)
         self.at[unit.path] = len(self.out.places) - 1
 
@@ -320,4 +320,4 @@ def _is_json(text: str) -> bool:
 def uncheckable(guard: Guard, what: str, stage: Stage) -> Verdict:
     action = guard.policy.uncheckable
     finding = Finding("conversation", f"uncheckable.{what}", 1.0, "rule", (), "no check can read this part")
-    return Verdict(stage, action, None, (finding,), (), {}, guard.digest)
+    return guard.explained(Verdict(stage, action, None, (finding,), policy_digest=guard.digest))

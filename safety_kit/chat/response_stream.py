@@ -97,8 +97,11 @@ class ResponseStream:
         except Exception:
             self._closed = True
             broken = CheckError("conversation", "a chunk could not be read")
-            verdict = Verdict(Stage.OUTPUT, Action.BLOCK, None, (), (broken,), {}, self._guard.digest, self._request_id)
-            self._places.append(PlaceVerdict(show(()), "uncheckable", "assistant", verdict))
+            digest, request_id = self._guard.digest, self._request_id
+            fault = Verdict(
+                Stage.OUTPUT, Action.BLOCK, None, errors=(broken,), policy_digest=digest, request_id=request_id
+            )
+            self._places.append(PlaceVerdict(show(()), "uncheckable", "assistant", self._guard.explained(fault)))
             raise
 
     def close(self) -> list[dict[str, Any]]:
@@ -158,6 +161,8 @@ class ResponseStream:
         """Fields around the deltas, each whole in its chunk: as they may be passed on, and what blocks, if anything."""
         fields = {name: value for name, value in fields.items() if name not in _TELLTALE}
         strange = {name: value for name, value in fields.items() if not _is_record(name, value)}
+        if not strange:  # most chunks, and each is on the way of a stream
+            return fields, None
         edits: dict[Path, str] = {}
         places = list(Walker().strings(strange, label=True))
         asked = self._asked

@@ -16,7 +16,7 @@ from safety_kit.errors import MissingExtra
 
 def debug(
     model: models.Model = "embedded",
-    policy: Annotated[str, typer.Option("--policy", help="A YAML file, or a shipped policy's name.")] = "default",
+    policy: models.PolicyName = "default",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the page, on this machine.")] = 8501,
     host: Annotated[
         str, typer.Option("--host", help="Where it listens: anyone who reaches it may run the model and read files.")

@@ -8,29 +8,28 @@ from typing import Annotated
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models
+from safety_kit.commands import models, sampling_options
 from safety_kit.commands.inputs import one_text
+from safety_kit.commands.sampling_options import PANEL
 from safety_kit.types import Message
-
-PANEL = "Sampling"
 
 
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="The user's message, in quotes; - reads standard input.")] = None,
-    policy: Annotated[str, typer.Option("--policy", help="A YAML file, or a shipped policy's name.")] = "default",
-    system: Annotated[str | None, typer.Option("--system", help="Instructions that stand before the message.")] = None,
+    prompt: sampling_options.Prompt = None,
+    policy: models.PolicyName = "default",
+    system: sampling_options.System = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write the reply as it is cleared.")] = False,
     as_json: models.Json = False,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, rich_help_panel=PANEL)] = 256,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.", rich_help_panel=PANEL)] = 0.0,
-    top_k: Annotated[int, typer.Option("--top-k", help="0 keeps all.", rich_help_panel=PANEL)] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", rich_help_panel=PANEL)] = 1.0,
+    temperature: sampling_options.Temperature = 0.0,
+    top_k: sampling_options.TopK = 0,
+    top_p: sampling_options.TopP = 1.0,
     min_p: Annotated[float, typer.Option("--min-p", rich_help_panel=PANEL)] = 0.0,
     repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", rich_help_panel=PANEL)] = 1.0,
     stop: Annotated[
         list[str] | None, typer.Option("--stop", help="Ends the reply; may be repeated.", rich_help_panel=PANEL)
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Repeats a sampling.", rich_help_panel=PANEL)] = None,
+    seed: sampling_options.Seed = None,
     model: models.Model = "embedded",
     revision: models.Revision = None,
     device: models.Device = "auto",

@@ -9,35 +9,45 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models
+from safety_kit.commands import models, sampling_options
 from safety_kit.commands.inputs import one_text
+from safety_kit.commands.sampling_options import PANEL
 from safety_kit.errors import UserError
 from safety_kit.types import Message
 
 if TYPE_CHECKING:
     from safety_kit.analysis.inspection import Inspection, Part
+    from safety_kit.analysis.trust_report import Trust
     from safety_kit.gemma import Sampling
 
-PANEL = "Sampling"
 SHOWN = 3
 """Alternatives that the table names."""
 
 
 def inspect(
-    prompt: Annotated[str | None, typer.Argument(help="The user's message, in quotes; - reads standard input.")] = None,
-    policy: Annotated[str, typer.Option("--policy", help="A YAML file, or a shipped policy's name.")] = "default",
-    system: Annotated[str | None, typer.Option("--system", help="Instructions that stand before the message.")] = None,
+    prompt: sampling_options.Prompt = None,
+    policy: models.PolicyName = "default",
+    system: sampling_options.System = None,
     reply: Annotated[str | None, typer.Option("--reply", help="Inspect this reply instead of decoding one.")] = None,
+    classifier: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--classifier", metavar="DIR", help="Also score each message as a whole by this folder; may be repeated."
+        ),
+    ] = None,
     as_json: models.Json = False,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Hold the numbers against plain transformers: a few passes more.")
+    ] = False,
     alternatives: Annotated[int, typer.Option("--alternatives", min=1, max=50, help="Likeliest tokens of each.")] = 5,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=0, help="Of the reply; 0 decodes none.", rich_help_panel=PANEL)
     ] = 32,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.", rich_help_panel=PANEL)] = 0.0,
-    top_k: Annotated[int, typer.Option("--top-k", help="0 keeps all.", rich_help_panel=PANEL)] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", rich_help_panel=PANEL)] = 1.0,
-    seed: Annotated[int | None, typer.Option("--seed", help="Repeats a sampling.", rich_help_panel=PANEL)] = None,
+    temperature: sampling_options.Temperature = 0.0,
+    top_k: sampling_options.TopK = 0,
+    top_p: sampling_options.TopP = 1.0,
+    seed: sampling_options.Seed = None,
     model: models.Model = "embedded",
     revision: models.Revision = None,
     device: models.Device = "auto",
@@ -52,11 +62,14 @@ def inspect(
         raise UserError("Give --json or --html FILE, not both.")
     text = one_text(prompt, "PROMPT")
 
+    from safety_kit import artifacts
     from safety_kit.analysis.inspection import examine
     from safety_kit.gemma import Sampling
     from safety_kit.guard import Guard
     from safety_kit.policy import Policy
 
+    for folder in classifier or ():
+        artifacts.check_folder(folder)  # a wrong folder is told before a model is loaded
     sampling = Sampling(max(1, max_tokens), temperature, top_k, top_p, seed=seed)
     rules = Policy.load(policy)
     gemma = models.load(model, revision, device, dtype)
@@ -69,13 +82,20 @@ def inspect(
     made = examine(
         gemma, messages, guard, sampling=sampling if max_tokens or reply is not None else None, top_k=alternatives
     )
+    if classifier:
+        from classifiers import ladder
+        from safety_kit.analysis.wholes import with_wholes
+
+        made = with_wholes(made, messages, [ladder.load(folder, gemma) for folder in classifier])
+    held = held_against_plain(made, revision) if trust else None
+    document = made.to_json() | ({"trust": held.to_json()} if held is not None else {})
     if as_json:
-        console.emit(made.to_json())
+        console.emit(document)
     elif html is not None:
         from safety_kit.commands.inspect_page import page
 
         try:
-            html.write_text(page(made.to_json()), encoding="utf-8")
+            html.write_text(page(document), encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"{html} cannot be written ({error.strerror}); name a file in a folder of yours."
@@ -84,7 +104,34 @@ def inspect(
     else:
         for part in made.parts:
             show(made, part)
-    return 0
+        if held is not None:
+            show_trust(held)
+    return 1 if held is not None and held.failed else 0
+
+
+def held_against_plain(made: Inspection, revision: str | None) -> Trust:
+    """The checks of an inspection."""
+    from safety_kit.analysis.trust import trust
+    from safety_kit.analysis.trust_report import Record
+
+    return trust(made.gemma, Record.of(made, revision))
+
+
+def show_trust(held: Trust) -> None:
+    """A row a check, a failed one red, and what must not be believed for it."""
+    from rich.text import Text
+
+    table = console.table("check", "difference", "at most", "", "compared", right=["difference", "at most"])
+    for check in held.checks:
+        said = "passed" if check.passed else "FAILED"
+        cells = [check.name, f"{check.value:.3g}", f"{check.tolerance:.3g}", said, check.compared]
+        console.add_row(table, *cells, style=None if check.passed else "bold red")
+    title = f"trust: {len(held.checks) - len(held.failed)} of {len(held.checks)} checks passed"
+    console.show(Text(title, style="bold red" if held.failed else "bold"), table)
+    for check in held.failed:
+        console.show(Text(f"Do not rely on {', '.join(check.charts)}: {check.name} failed.", style="red"))
+    for note in held.notes:
+        console.show(Text(note))
 
 
 def show(made: Inspection, part: Part) -> None:
@@ -111,6 +158,8 @@ def show(made: Inspection, part: Part) -> None:
         token = f"{visible(piece.text)}{split}"
         console.add_row(table, token, *cells, likeliest, classifier, style="bold" if crosses else None)
     console.show(Text(f"{part.role}: {part.stop - part.start} tokens", style="bold"), table)
+    for whole in (one for one in part.wholes if math.isfinite(one.probability)):
+        console.show(Text(console.safe(f"{whole.category}, of the whole message: {whole.probability:.2f}")))
     for strip in part.strips:
         for action, token_ in strip.crossings.items():
             if token_ is not None:

@@ -31,6 +31,7 @@ th, td { padding: .15rem .6rem; text-align: left; border-bottom: 1px solid color
 .t, .text span, .n { background: color-mix(in srgb, #0072b2 calc(var(--v, 0) * 55%), transparent); }
 .cross { font-weight: bold; outline: 2px solid #d55e00; }
 .note { opacity: .75; }
+.failed { color: #d55e00; font-weight: bold; }
 </style>
 </head>
 <body>
@@ -50,7 +51,39 @@ def page(document: Mapping[str, Any]) -> str:
         "which reads at some tokens only, first finds it above a threshold."
     )
     parts = "".join(_part(document["tokens"], part) for part in document["messages"])
-    return f'{_HEAD}<h1>Inspection</h1><p>{_text(about)}</p><p class="note">{said}</p>{parts}</body>\n</html>\n'
+    trust = _trust(document["trust"]) if document.get("trust") else ""
+    warned = "" if not trust else _warning(document["trust"], ("probabilities", "classifiers"))
+    body = f'<p>{_text(about)}</p><p class="note">{said}</p>{warned}{parts}{trust}'
+    return f"{_HEAD}<h1>Inspection</h1>{body}</body>\n</html>\n"
+
+
+def _warning(trust: Mapping[str, Any], charts: Sequence[str]) -> str:
+    """A line above what must not be believed, where a check that it rests on failed."""
+    failed = [c["name"] for c in trust["checks"] if not c["passed"] and set(charts) & set(c["charts"])]
+    if not failed:
+        return ""
+    return f'<p class="failed">Do not rely on these numbers. Failed: {_text(", ".join(failed))}; see Trust below.</p>'
+
+
+def _trust(trust: Mapping[str, Any]) -> str:
+    """A row a check."""
+    names = ["check", "", "difference", "at most", "compared", "matters to"]
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    rows = "".join(_check(check) for check in trust["checks"])
+    passed = sum(check["passed"] for check in trust["checks"])
+    said = f"{passed} of {len(trust['checks'])} checks passed, on the first {trust['tokens']} of {trust['of']} tokens."
+    notes = " ".join(trust["notes"])
+    return f"<h2>Trust</h2><p>{_text(said)} {_text(notes)}</p><table><tr>{head}</tr>{rows}</table>"
+
+
+def _check(check: Mapping[str, Any]) -> str:
+    told, mark = ("passed", "") if check["passed"] else ("failed", ' class="failed"')
+    cells = [
+        f"<td>{_text(check['name'])}</td><td>{told}</td>",
+        f'<td class="n">{_number(check["value"], ".3g")}</td><td class="n">{check["tolerance"]:.3g}</td>',
+        f"<td>{_text(check['compared'])}</td><td>{_text(', '.join(check['charts']))}</td>",
+    ]
+    return f"<tr{mark}>{''.join(cells)}</tr>"
 
 
 def _part(tokens: Sequence[Mapping[str, Any]], part: Mapping[str, Any]) -> str:
@@ -65,7 +98,11 @@ def _part(tokens: Sequence[Mapping[str, Any]], part: Mapping[str, Any]) -> str:
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in names)
     rows = "".join(_row(token, part["strips"], offset) for offset, token in enumerate(own))
     title = _text(f"{part['role']}: {len(own)} tokens")
-    return f'<h2>{title}</h2><p class="text">{text}</p><table><tr>{head}</tr>{rows}</table>'
+    wholes = "".join(
+        f"<p>{_text(whole['category'])}, of the whole message: {_number(whole['probability'], '.2f')}</p>"
+        for whole in part["wholes"]
+    )
+    return f'<h2>{title}</h2><p class="text">{text}</p>{wholes}<table><tr>{head}</tr>{rows}</table>'
 
 
 def _row(token: Mapping[str, Any], strips: Sequence[Mapping[str, Any]], offset: int) -> str:

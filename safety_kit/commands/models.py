@@ -1,4 +1,4 @@
-"""Which Gemma a command uses: the options, and the one place that loads it."""
+"""Which Gemma and policy a command uses: the options, and the one place that loads them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ Model = Annotated[
 Revision = Annotated[str | None, typer.Option("--revision", help="Of a hub model.", rich_help_panel=PANEL)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps …", rich_help_panel=PANEL)]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.", rich_help_panel=PANEL)]
+PolicyName = Annotated[str, typer.Option("--policy", help="A YAML file, or a shipped policy's name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")]
 
 

@@ -52,9 +52,7 @@ def add_probe(
     if category in policy.checks:
         raise PolicyError(f"{path}: checks.{category} is there already; change it there.")
     text = path.read_bytes().decode("utf-8")
-    artifact = Path(os.path.relpath(folder.resolve(), path.parent)).as_posix()
-    if not artifact.startswith("."):
-        artifact = f"./{artifact}"
+    artifact = relative(folder, path.parent)
     limit = f"max_fpr: {max_fpr}" if threshold is None else f"threshold: {threshold}"
     held = ", ".join(stage.value for stage in stages)
     name = _word(category)
@@ -70,13 +68,25 @@ def add_probe(
     return added
 
 
-def _append(text: str, section: str, entry: str, path: Path) -> str:
-    """The text with a line after the last entry of a top-level section, indented as that section's entries are."""
+def relative(path: Path, home: Path) -> str:
+    """A path as a policy in the folder `home` names it: ``./x`` or ``../x``."""
+    way = Path(os.path.relpath(path.resolve(), home.resolve())).as_posix()
+    return way if way.startswith(".") else f"./{way}"
+
+
+def section(text: str, name: str) -> yaml.Node | None:
+    """A top-level entry of a policy that was read before; None where it has none."""
     root = yaml.compose(text, yaml.SafeLoader)
-    assert isinstance(root, yaml.MappingNode)  # the policy was read before
-    node = next(value for key, value in root.value if key.value == section)
+    assert isinstance(root, yaml.MappingNode)
+    return next((value for key, value in root.value if key.value == name), None)
+
+
+def _append(text: str, name: str, entry: str, path: Path) -> str:
+    """The text with a line after the last entry of a top-level section, indented as that section's entries are."""
+    node = section(text, name)
+    assert isinstance(node, yaml.CollectionNode)
     if node.flow_style:
-        raise PolicyError(f"{path}: {section} is written in braces; write one entry a line, then add to it again.")
+        raise PolicyError(f"{path}: {name} is written in braces; write one entry a line, then add to it again.")
     sequence = isinstance(node, yaml.SequenceNode)
     # A sequence's mark is its first dash, a mapping's is its first key.
     indent = " " * node.start_mark.column

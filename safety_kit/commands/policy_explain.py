@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def explain(
     text: Annotated[str | None, typer.Argument(help="The text, in quotes; - reads standard input.")] = None,
-    policy: Annotated[str, typer.Option("--policy", help="A YAML file, or a shipped policy's name.")] = "default",
+    policy: models.PolicyName = "default",
     stage: Annotated[Stage, typer.Option("--stage", help="input: a user wrote it; output: a model.")] = Stage.INPUT,
     prompt: Annotated[str | None, typer.Option("--prompt", help="The message that an output answers.")] = None,
     as_json: models.Json = False,

@@ -23,7 +23,7 @@ PANEL = "Output"
 def scan(
     source: corpus.In,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The JSONL file that is written, a line a row.")],
-    policy: Annotated[str, typer.Option("--policy", help="A YAML file, or a shipped policy's name.")] = "default",
+    policy: models.PolicyName = "default",
     stage: Annotated[Stage, typer.Option("--stage", help="Of rows that name none.")] = Stage.INPUT,
     text: rows_options.TextColumn = None,
     prompt: rows_options.PromptColumn = None,

@@ -148,7 +148,7 @@ def _teach_several(
 
 def prepare(
     model: Annotated[str, typer.Option("--model", help="A hub id or a folder; embedded has its classifiers already.")],
-    policy: Annotated[str, typer.Option("--policy", help="A YAML file, or a shipped policy's name.")] = "default",
+    policy: models.PolicyName = "default",
     as_json: models.Json = False,
     revision: models.Revision = None,
     device: models.Device = "auto",

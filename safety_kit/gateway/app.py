@@ -9,7 +9,6 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Scope
 
 from safety_kit import __version__
 from safety_kit.gateway.endpoint import Endpoint
@@ -66,13 +65,11 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     if services.metrics is not None:
         services.metrics.know(routes=routes)
 
-    def turned_away(scope: Scope, status: int, code: str) -> None:
-        route = scope["path"] if scope["path"] in routes else "other"  # a path may hold anything
-        ticket = Ticket.of(Request(scope), route)
-        ticket.status, ticket.code = status, code
-        journal.turned_away(ticket)
+    def turned_away(path: str, request_id: str, status: int, code: str) -> None:
+        route = path if path in routes else "other"  # a path may hold anything
+        journal.turned_away(Ticket(request_id, route, status=status, code=code))
 
-    app.state.turned_away = turned_away
+    app.state.turned_away, app.state.known = turned_away, endpoint.knows
     return app
 
 

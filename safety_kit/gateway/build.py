@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from safety_kit.data import classifiers_dir
 from safety_kit.errors import UserError
 from safety_kit.followed_stream import Follow
 from safety_kit.gateway import logs
@@ -23,16 +24,21 @@ from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 
 if TYPE_CHECKING:
+    from safety_kit.gateway.backends.local import LocalBackend
     from safety_kit.gateway.batching import ModelQueue
     from safety_kit.gateway.review import ReviewStore
-    from safety_kit.gemma import Capture
+    from safety_kit.gemma import Gemma
 
 WAITING: Final = 64
 """Threads, where checks wait for a model that reads many texts at once."""
 
 
-def build(settings: Settings) -> Services:
+def build(settings: Settings, gemma: Gemma | None = None) -> Services:
     """Load what the settings name.
+
+    Args:
+        settings: What the gateway is told.
+        gemma: The model that `settings.model` names, where this process has it already; None: it is loaded.
 
     Raises:
         UserError: Something of it cannot be had; the message says what to change.
@@ -43,13 +49,30 @@ def build(settings: Settings) -> Services:
         """The policies that keys name."""
         return [key.policy for key in ring.keys if key.policy is not None] if ring is not None else []
 
-    shadow_name = [settings.shadow] if settings.shadow is not None else []
-    reads = any(Policy.load(name).needs_model for name in (settings.policy, *shadow_name, *asked_for()))
-    queue = _queue(settings) if reads or settings.upstream is None else None
-    metrics = Metrics(queued=(lambda: queue.admission.waiting) if queue is not None else None)
+    queue: ModelQueue | None = None
+    local: LocalBackend | None = None
+    if settings.upstream is not None:
+        backend: Backend = UpstreamBackend(settings.upstream)
+    else:
+        queue = _queue(settings, gemma)
+        backend = local = _local(settings, queue)
+    metrics = Metrics(queued=lambda: queue.admission.waiting if queue is not None else 0)
+    started = False
+
+    def model_of(policy: Policy) -> ModelQueue | None:
+        nonlocal queue
+        if queue is None and policy.needs_model and not started:  # later there is no room in front of it
+            queue = _queue(settings, gemma)
+        return queue
+
+    def classifiers_of(policy: Policy) -> Path | None:
+        model = model_of(policy)
+        return classifiers_dir(model.name, model.digest) if model is not None else None
 
     def guard_of(policy: Policy) -> Guard:
-        guard = Guard(policy, queue)
+        guard = Guard(policy, model_of(policy))
+        if local is not None and guard.capture is not None:
+            local.bring(guard.capture)
         checks = [check.name for check in (*guard.text_checks, *guard.judges)] + (["probe"] if guard.probes else [])
         categories = {category for check in guard.text_checks for category in check.categories}
         categories |= guard.probes.categories if guard.probes else frozenset()
@@ -60,20 +83,30 @@ def build(settings: Settings) -> Services:
 
     def tell(name: str, event: Event, message: str) -> None:
         logs.told(f"policy {event}", level="info" if event == "loaded" else "warning", policy=name, why=message)
-        metrics.reloaded(event == "loaded")
+        if started:
+            metrics.reloaded(event == "loaded")
         for store in stores:
             try:
                 store.use(guard.policy for guard in in_force())
             except UserError as error:  # what is kept is redacted as before
                 logs.told("review store", level="warning", why=str(error))
 
-    policies = Policies(settings.policy, asked_for, shadow=settings.shadow, build=guard_of, on_event=tell)
+    policies = Policies(
+        settings.policy,
+        asked_for,
+        shadow=settings.shadow,
+        build=guard_of,
+        on_event=tell,
+        classifiers=classifiers_of,
+    )
+    started = True
 
     def in_force() -> list[Guard]:
         return [policies.guard(), *map(policies.guard, asked_for())]
 
     shadow = Shadow(policies.shadow) if settings.shadow is not None else None
-    limits = RateLimits(settings.limits)
+    may_count = ring is not None or settings.limits.rate is not None or settings.limits.redis is not None
+    limits = RateLimits(settings.limits) if may_count else None  # its library takes a while to load
     audit = None
     if settings.audit.path is not None:
         from safety_kit.gateway.audit import AuditLog
@@ -93,7 +126,7 @@ def build(settings: Settings) -> Services:
     policies.start(settings.reload)
     return Services(
         guards=policies,
-        backend=_backend(settings, queue, in_force()),
+        backend=backend,
         workers=Workers(WAITING if queue is not None else os.cpu_count() or 2),
         audit=audit,
         recorders=tuple(stores),
@@ -111,28 +144,22 @@ def build(settings: Settings) -> Services:
         closing=(
             policies.stop,
             *([shadow.close] if shadow is not None else []),
-            limits.close,
+            *([limits.close] if limits is not None else []),
             *([queue.close] if queue is not None else []),
         ),
     )
 
 
-def _queue(settings: Settings) -> ModelQueue:
+def _queue(settings: Settings, gemma: Gemma | None) -> ModelQueue:
     """The Gemma that the guards read, and that generates where there is no upstream."""
     from safety_kit.gateway.batching import ModelQueue
     from safety_kit.gemma import Gemma
 
-    return ModelQueue(Gemma.load(settings.model), max_waiting=settings.limits.waiting, overload=settings.overload)
+    model = gemma or Gemma.load(settings.model)
+    return ModelQueue(model, max_waiting=settings.limits.waiting, overload=settings.overload)
 
 
-def _backend(settings: Settings, queue: ModelQueue | None, guards: Iterable[Guard]) -> Backend:
-    if settings.upstream is not None:
-        return UpstreamBackend(settings.upstream)
+def _local(settings: Settings, queue: ModelQueue) -> LocalBackend:
     from safety_kit.gateway.backends.local import LocalBackend
 
-    assert queue is not None
-    capture: Capture | None = None
-    for guard in guards:
-        if guard.capture is not None:
-            capture = guard.capture if capture is None else capture | guard.capture
-    return LocalBackend(queue, capture, waiting=settings.limits.waiting, overload=settings.overload)
+    return LocalBackend(queue, waiting=settings.limits.waiting, overload=settings.overload)

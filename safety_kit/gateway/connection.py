@@ -18,7 +18,9 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from safety_kit.gateway.errors import error_body, error_type
+from safety_kit.gateway.intake import TurnedAway
 from safety_kit.gateway.settings import Limits, Settings
+from safety_kit.guard import new_request_id
 
 HEAD: Final = 65_536
 """Bytes of a request's line and headers."""
@@ -26,8 +28,8 @@ GRACE: Final = 2.0
 """Seconds that a body has beyond its time, so that the 408 of `Intake` arrives before the connection ends."""
 
 
-def server_options(settings: Settings) -> dict[str, Any]:
-    """What `uvicorn.Config` is told beside the application.
+def server_options(settings: Settings, turned_away: TurnedAway = lambda *_: None) -> dict[str, Any]:
+    """What `uvicorn.Config` is told beside the application; `turned_away` as of `Intake`.
 
     Forwarded addresses are believed from `settings.proxies` alone: an address that a client may choose is none to count
     its requests by.
@@ -36,7 +38,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
     return {
         "host": settings.host,
         "port": settings.port,
-        "http": partial(Connection, limits=limits),
+        "http": partial(Connection, limits=limits, turned_away=turned_away),
         "ws": "none",
         "lifespan": "on",
         "server_header": False,
@@ -57,9 +59,10 @@ class Connection(HttpToolsProtocol):
     thrown away. Another runs while it leaves what was sent to it unread.
     """
 
-    def __init__(self, *args: Any, limits: Limits, **options: Any) -> None:
+    def __init__(self, *args: Any, limits: Limits, turned_away: TurnedAway, **options: Any) -> None:
         super().__init__(*args, **options)
         self._limits = limits
+        self._turned_away = turned_away
         self._sending: TimerHandle | None = None
         self._unread: TimerHandle | None = None
         self._in_head = True
@@ -153,6 +156,7 @@ class Connection(HttpToolsProtocol):
         if self._replying:  # in the middle of a reply there is no room for another
             self.transport.abort()
             return
+        self._turned_away("", new_request_id(), status, code)
         body = json.dumps(error_body(message, error_type(status), code)).encode("ascii")
         headers = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/json"]
         if retry_after is not None:

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
 from typing import Any, ParamSpec, TypeVar
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from safety_kit.chat.exchange import Verdicts
 from safety_kit.errors import ConversationError, SafetyKitError, UserError
@@ -107,6 +109,13 @@ class Endpoint:
         note_block(ticket, verdicts)
         await self._journal.finish(ticket, outcome_of(verdicts))
         return json_response(answer, headers(ticket))
+
+    def knows(self, scope: Scope) -> bool:
+        """Whether a request's headers hold a key that is let in, or none is asked for."""
+        if (keys := self._services.keys) is None:
+            return True
+        token = token_of(Headers(scope=scope))
+        return token is not None and keys.find(token) is not None
 
     async def admit(self, request: Request, ticket: Ticket) -> None:
         """Let a caller in.

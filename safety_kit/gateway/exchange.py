@@ -14,7 +14,6 @@ from safety_kit.gateway.dialects import Dialect
 from safety_kit.gateway.errors import ApiError, no_service
 from safety_kit.gateway.record import Outcome
 from safety_kit.gateway.ticket import Ticket
-from safety_kit.gateway.told import code_of
 from safety_kit.guard import Guard
 from safety_kit.types import Verdict
 from safety_kit.vault import Vault
@@ -46,7 +45,7 @@ def note_block(ticket: Ticket, verdicts: Verdicts) -> None:
         return
     if any(error.kind == "overloaded" for error in blocking.verdict.errors):
         raise no_service("The guard's model has more to read than it can; try again.", "overloaded")
-    ticket.code = code_of(blocking.verdict)
+    ticket.code = blocking.verdict.code
 
 
 def blocked(exchange: Exchange, verdict: Verdict) -> ApiError:

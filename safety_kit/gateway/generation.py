@@ -63,6 +63,9 @@ class Generations:
 
     A turn on the model's thread is a chunk of one new prompt or, alternating with that, one token of every reply whose
     reader has kept up. A reply whose reader leaves is out at once, and its cache with it.
+
+    Attributes:
+        capture: Activations that each step brings; it may grow at any time.
     """
 
     def __init__(self, gemma: Gemma, thread: ModelThread, capture: Capture, admission: Admission) -> None:
@@ -71,12 +74,12 @@ class Generations:
         Args:
             gemma: Who writes.
             thread: What calls it.
-            capture: Activations that each step brings.
+            capture: See above.
             admission: A place for each reply that runs.
         """
         self._gemma = gemma
         self._thread = thread
-        self._capture = capture
+        self.capture = capture
         self._admission = admission
         self._lock = threading.Lock()
         self._new: deque[_Reply] = deque()
@@ -166,7 +169,7 @@ class Generations:
         """The next chunk of its prompt; after the last it runs."""
         try:
             if reply.reads is None:
-                reply.reads = reading(self._gemma.trunk, reply.prompt, self._capture)
+                reply.reads = reading(self._gemma.trunk, reply.prompt, self.capture)
             next(reply.reads)
         except StopIteration as done:
             reply.decoding = Decoding(self._gemma, done.value, reply.sampling, likeliest=reply.likeliest)
@@ -185,7 +188,7 @@ class Generations:
         """A token for each; a fault befalls all of the pass, whose caches are then of no use."""
         running = [(reply, reply.decoding) for reply in ready if reply.decoding is not None]
         try:
-            steps = step_together(self._gemma, [decoding for _, decoding in running], self._capture)
+            steps = step_together(self._gemma, [decoding for _, decoding in running], self.capture)
         except BaseException as error:
             self._fail([reply for reply, _ in running], plain(error).with_traceback(None))
             return

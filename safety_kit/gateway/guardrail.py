@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,6 @@ from safety_kit.chat.examine import PlaceVerdict
 from safety_kit.chat.exchange import RequestVerdict, ResponseVerdict, Verdicts
 from safety_kit.errors import ConversationError
 from safety_kit.gateway.body import CheckRequest, GuardrailRequest
-from safety_kit.gateway.told import code_of
 from safety_kit.guard import Guard
 from safety_kit.types import Action, Sample, Stage
 
@@ -50,7 +48,7 @@ def _conversation(guard: Guard, verdicts: Verdicts, passed: Any, request_id: str
     blocking = verdicts.blocking
     return {
         **verdicts.to_json(),
-        "code": code_of(blocking.verdict) if blocking else None,
+        "code": blocking.verdict.code if blocking else None,
         "message": guard.message(blocking.verdict) if blocking else None,
         "request_id": request_id,
         "messages": passed,
@@ -81,7 +79,8 @@ def _request(guard: Guard, asked: GuardrailRequest, request_id: str) -> tuple[Js
     if asked.structured_messages:
         found += guard.check_request({"messages": asked.structured_messages}, request_id=request_id).places
     if asked.tool_calls:
-        found += _sealed(guard, {"messages": [_calling(asked.tool_calls)]}, request_id)
+        calling = guard.check_request({"messages": [_calling(asked.tool_calls)]}, request_id=request_id)
+        found += _sealed(guard, calling)
     verdicts = Verdicts(tuple(found), guard.digest)
     if verdicts.blocked or checked.request is None:
         return _blocked(guard, verdicts), verdicts
@@ -103,8 +102,7 @@ def _response(guard: Guard, asked: GuardrailRequest, request_id: str) -> tuple[J
     found = list(checked.places)
     if asked.tool_calls:
         calling = {"choices": [{"index": 0, "message": _calling(asked.tool_calls)}]}
-        reply = guard.check_response(calling, request, request_id=request_id)
-        found += map(_closed, reply.places)
+        found += _sealed(guard, guard.check_response(calling, request, request_id=request_id))
     verdicts = Verdicts(tuple(found), guard.digest)
     if verdicts.blocked:
         return _blocked(guard, verdicts), verdicts
@@ -112,15 +110,14 @@ def _response(guard: Guard, asked: GuardrailRequest, request_id: str) -> tuple[J
     return _passed({"texts": passed} if passed != texts else {}), verdicts
 
 
-def _sealed(guard: Guard, request: Mapping[str, Any], request_id: str) -> list[PlaceVerdict]:
-    return list(map(_closed, guard.check_request(request, request_id=request_id).places))
-
-
-def _closed(place: PlaceVerdict) -> PlaceVerdict:
-    """A verdict on what LiteLLM takes no other form of: a redaction blocks it."""
-    if place.verdict.action is not Action.REDACT:
-        return place
-    return replace(place, verdict=replace(place.verdict, action=Action.BLOCK, text=None))
+def _sealed(guard: Guard, verdicts: Verdicts) -> list[PlaceVerdict]:
+    """The verdicts on what LiteLLM takes no other form of: a redaction blocks it."""
+    return [
+        replace(place, verdict=guard.explained(replace(place.verdict, action=Action.BLOCK, text=None)))
+        if place.verdict.action is Action.REDACT
+        else place
+        for place in verdicts.places
+    ]
 
 
 def _image(image: str) -> Json:

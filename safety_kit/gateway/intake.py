@@ -10,19 +10,16 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from safety_kit.gateway.errors import error_response
+from safety_kit.gateway.errors import ApiError, error_response
 from safety_kit.gateway.hosts import names_us
-from safety_kit.gateway.json_body import BodyError, parse_json
-from safety_kit.guard import new_request_id
+from safety_kit.gateway.responses import answer_of
+from safety_kit.gateway.ticket import request_id_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from safety_kit.gateway.settings import Settings
 
-__all__ = ["BodyError", "Intake", "in_front", "parse_json"]
-
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _JSON = re.compile(rb'application/json[ \t]*(;[ \t]*charset[ \t]*=[ \t]*"?utf-?8"?[ \t]*)?', re.IGNORECASE)
 _ALWAYS_OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Answered however busy the gateway is: a probe that is refused would have a busy replica killed."""
@@ -33,16 +30,10 @@ _HEADERS: Final = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-TurnedAway: TypeAlias = "Callable[[Scope, int, str], None]"
-"""Told of each request that got no further: its scope, and the status and the code that it was answered with."""
-
-
-class Refused(Exception):
-    """A request that goes no further."""
-
-    def __init__(self, status: int, message: str, code: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.retry_after = status, message, code, retry_after
+TurnedAway: TypeAlias = Callable[[str, str, int, str], None]
+"""Told of each request that got no further: its path and id, the status and the code that it was answered with."""
+Known: TypeAlias = "Callable[[Scope], bool]"
+"""Whether a request's headers say that its caller is let in."""
 
 
 class _Gone(Exception):
@@ -54,11 +45,19 @@ class Intake:
 
     The application gets a request with its whole body in one piece, `scope["state"]["request_id"]`, and no more of them
     at once than `limits.concurrent`. The place is taken before the body is read, so that at most so many bodies are in
-    memory. A fault of the application ends here: it is logged by its type and place and answered with 500.
+    memory; that of a caller who is not known is not read, since the application refuses it without. A fault of the
+    application ends here: it is logged by its type and place and answered with 500.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, turned_away: TurnedAway = lambda *_: None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        turned_away: TurnedAway = lambda *_: None,
+        known: Known = lambda _: True,
+    ) -> None:
         self._app = app
+        self._known = known
         self._settings = settings
         self._limits = settings.limits
         self._turned_away = turned_away
@@ -78,11 +77,11 @@ class Intake:
         scope.setdefault("state", {})["request_id"] = answer.request_id
         counted = scope["path"] not in self._open
         if not names_us(scope["headers"], self._settings):
-            stranger = Refused(403, "This host is not served here; name it in the setting hosts.", "unknown_host")
+            stranger = ApiError(403, "This host is not served here; name it in the setting hosts.", "unknown_host")
             await self._refuse(stranger, scope, receive, answer)
             return
         if counted and self._running >= self._limits.concurrent:
-            busy = Refused(503, "The gateway is busy; try again later.", "overloaded", retry_after=1)
+            busy = ApiError(503, "The gateway is busy; try again later.", "overloaded", retry_after=1)
             await self._refuse(busy, scope, receive, answer)
             return
         self._running += counted
@@ -96,27 +95,28 @@ class Intake:
 
         try:
             body = await self._body(scope, receive)
-            await self._app(scope, _Whole(body, receive), answer)
-        except Refused as error:
+        except ApiError as error:
             await self._refuse(error, scope, receive, answer)
+            return
         except _Gone:
             return
+        try:
+            await self._app(scope, _Whole(body, receive), answer)
         except Exception as error:
             fault("request", error, request_id=answer.request_id)
             if not answer.started:
                 broken = error_response(500, "The gateway failed; its log says where.", "internal_error")
                 await broken(scope, receive, answer)
 
-    async def _refuse(self, why: Refused, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        self._turned_away(scope, why.status, why.code)
-        refusal = error_response(why.status, why.message, why.code, retry_after=why.retry_after)
-        await refusal(scope, receive, answer)
+    async def _refuse(self, why: ApiError, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        self._turned_away(scope["path"], answer.request_id, why.status, why.code or "")
+        await answer_of(why, {})(scope, receive, answer)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body, read within its limits.
+        """The whole body, read within its limits; nothing of a caller who is not known.
 
         Raises:
-            Refused: It is of another type, too large or too slow.
+            ApiError: It is of another type, too large or too slow.
             _Gone: The client left.
         """
         headers = dict(scope["headers"])
@@ -126,16 +126,18 @@ class Intake:
         if length.isdigit() and int(length[:20]) > self._limits.body:
             raise self._too_large()
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise Refused(415, "Compressed bodies are not read; send it as it is.", "unsupported_encoding")
+            raise ApiError(415, "Compressed bodies are not read; send it as it is.", "unsupported_encoding")
         # Without this a web page could send a form or a text from its visitor's browser, with no question asked first.
         if not _JSON.fullmatch(headers.get(b"content-type", b"")):
-            raise Refused(415, "Send JSON, with content-type: application/json.", "unsupported_media_type")
+            raise ApiError(415, "Send JSON, with content-type: application/json.", "unsupported_media_type")
+        if not self._known(scope):
+            return b""
         seconds = self._limits.header_timeout
         try:
             async with asyncio.timeout(seconds):
                 return await self._read(receive)
         except TimeoutError:
-            raise Refused(408, f"The body did not arrive within {seconds:g} seconds.", "timeout") from None
+            raise ApiError(408, f"The body did not arrive within {seconds:g} seconds.", "timeout") from None
 
     async def _read(self, receive: Receive) -> bytes:
         body = bytearray()
@@ -149,8 +151,8 @@ class Intake:
             if not message.get("more_body", False):
                 return bytes(body)
 
-    def _too_large(self) -> Refused:
-        return Refused(413, f"The body is larger than {self._limits.body} bytes.", "body_too_large")
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"The body is larger than {self._limits.body} bytes.", "body_too_large")
 
 
 class _Answer:
@@ -190,12 +192,14 @@ class _Whole:
 
 def _request_id(scope: Scope) -> str:
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else new_request_id()
+    return request_id_of(given.decode("latin-1"))
 
 
-def in_front(app: ASGIApp, settings: Settings, turned_away: TurnedAway = lambda *_: None) -> ASGIApp:
+def in_front(
+    app: ASGIApp, settings: Settings, turned_away: TurnedAway = lambda *_: None, known: Known = lambda _: True
+) -> ASGIApp:
     """The application behind `Intake`, and behind the rules for other origins' web pages where some are let in."""
-    guarded: Any = Intake(app, settings, turned_away)
+    guarded: Any = Intake(app, settings, turned_away, known)
     if not settings.cors_origins:
         return guarded  # type: ignore[no-any-return]
     from starlette.middleware.cors import CORSMiddleware

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from safety_kit.errors import PolicyError, SafetyKitError
 from safety_kit.gateway.watch import Look, file_of, files_of, look
@@ -27,16 +26,11 @@ class PolicyStatus:
 
     Attributes:
         digest: Of the guard that is served; None: there is none, and requests under this policy fail.
-        loaded_at: Unix time since when it is.
         fault: Why the files as they are now are not served; None where they are.
     """
 
     digest: str | None
-    loaded_at: float | None
     fault: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {"digest": self.digest, "loaded_at": self.loaded_at, "fault": self.fault}
 
 
 @dataclass(slots=True)
@@ -45,7 +39,6 @@ class _Entry:
 
     files: tuple[Path, ...]
     guard: Guard | None = None
-    loaded_at: float | None = None
     served: str | None = None
     refused: str | None = None
     fault: str | None = None
@@ -68,7 +61,7 @@ class Policies:
         shadow: str | None = None,
         build: Build = Guard,
         on_event: OnEvent | None = None,
-        classifiers: Path | None = None,
+        classifiers: Callable[[Policy], Path | None] = lambda _: None,
     ) -> None:
         """Load the policies that are named now.
 
@@ -78,7 +71,7 @@ class Policies:
             shadow: A policy that is judged and not enforced.
             build: Makes the guard of a policy; called in the thread that looks.
             on_event: Told of each policy that is loaded or refused: its name, which, and a sentence.
-            classifiers: Folder of the model's own classifiers, to be watched with the policies that name them.
+            classifiers: Gives the folder of the model's own classifiers, to be watched with the policy that names them.
 
         Raises:
             SafetyKitError: A policy cannot be read or enforced; there is nothing older to keep.
@@ -117,7 +110,7 @@ class Policies:
     def status(self) -> dict[str, PolicyStatus]:
         """How each policy stands, by name."""
         return {
-            name: PolicyStatus(entry.guard.digest if entry.guard else None, entry.loaded_at, entry.fault)
+            name: PolicyStatus(entry.guard.digest if entry.guard else None, entry.fault)
             for name, entry in list(self._entries.items())
         }
 
@@ -166,7 +159,7 @@ class Policies:
         """Build a policy's guard and serve it, if the files are still as they were seen."""
         try:
             policy = Policy.load(name)
-            files = files_of(name, policy, self._classifiers)
+            files = files_of(name, policy, self._classifiers(policy))
             if files != entry.files:  # it names other files now: all of them have to stay as they are
                 named = look(files)
                 if look(entry.files).digest != seen.digest:
@@ -181,7 +174,7 @@ class Policies:
             return
         if look(entry.files).digest != seen.digest:
             return  # changed meanwhile: the next look begins anew
-        entry.guard, entry.loaded_at = guard, time.time()
+        entry.guard = guard
         entry.seen, entry.served, entry.refused, entry.fault = seen, seen.digest, None, None
         self._tell(name, "loaded", f"the policy {guard.policy.name!r} with the digest {guard.digest[:12]}.")
 

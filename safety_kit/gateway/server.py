@@ -30,8 +30,9 @@ class Server(uvicorn.Server):
             settings: Where to listen, and how long running requests get when it is told to stop.
             listening: Called with the address, once there is one.
         """
-        doors = in_front(app, settings, app.state.turned_away)
-        config = uvicorn.Config(doors, log_level="warning", **server_options(settings))
+        turned_away = app.state.turned_away
+        doors = in_front(app, settings, turned_away, app.state.known)
+        config = uvicorn.Config(doors, log_level="warning", **server_options(settings, turned_away))
         super().__init__(config)
         self._gateway = app
         self._listening = listening

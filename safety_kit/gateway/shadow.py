@@ -7,14 +7,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from safety_kit.chat.exchange import Verdicts
 from safety_kit.gateway.record import Outcome, outcome_of
+from safety_kit.gateway.services import Judge
 from safety_kit.guard import Guard
-
-Judge: TypeAlias = Callable[[Guard], tuple[Verdicts | None, ...]]
-"""Gives the verdicts of any guard on the texts of one request."""
 
 WAITING: Final = 64
 WAITING_BYTES: Final = 16_000_000

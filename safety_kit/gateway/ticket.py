@@ -15,9 +15,7 @@ from safety_kit.gateway.record import Outcome, Record
 from safety_kit.gateway.services import Judge
 from safety_kit.guard import Guard, new_request_id
 
-REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""Request ids that are taken from a caller: they stand in headers, logs and files."""
-
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NO_MODEL: Final = re.compile(r"[^A-Za-z0-9_./:@+-]")
 
 
@@ -75,7 +73,7 @@ class Ticket:
         files, or a new one.
         """
         given = request.scope.get("state", {}).get("request_id") or request.headers.get("x-request-id", "")
-        return cls(given if REQUEST_ID.fullmatch(given) else new_request_id(), route)
+        return cls(request_id_of(given), route)
 
     @property
     def guard_(self) -> Guard:
@@ -110,3 +108,8 @@ class Ticket:
             held=self.held,
             texts={"request": self.asked, "response": self.replied} if texts and self.asked is not None else None,
         )
+
+
+def request_id_of(given: str) -> str:
+    """The id that a caller gives its request, where that can stand in headers, logs and files; else a new one."""
+    return given if _REQUEST_ID.fullmatch(given) else new_request_id()

@@ -7,12 +7,6 @@ from typing import Any
 from safety_kit.chat.exchange import Verdicts
 from safety_kit.gateway.record import outcome_of
 from safety_kit.gateway.ticket import Ticket
-from safety_kit.types import Verdict
-
-
-def code_of(verdict: Verdict) -> str:
-    """Why it was blocked, for programs."""
-    return verdict.code or "blocked.uncheckable"
 
 
 def told(ticket: Ticket) -> dict[str, Any]:

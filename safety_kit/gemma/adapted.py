@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from safety_kit.errors import ArtifactError, MissingExtra, UserError
-from safety_kit.gemma.trunk import Trunk, _Enough
+from safety_kit.gemma.trunk import Trunk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,13 +80,7 @@ class AdaptedGemma:
 
     def hidden(self, ids: torch.Tensor) -> torch.Tensor:
         """B × T ids, padded on the right → B × T × d output of the top kept block; nothing above it is run."""
-        kept: dict[int, torch.Tensor] = {}
-        with self.trunk._lock, self.trunk._hooks([self.top], kept, self.top):
-            try:
-                self.trunk.decoder(input_ids=ids, use_cache=False)
-            except _Enough:
-                return kept[self.top]
-        raise AssertionError("the hook of the top block did not fire")
+        return self.trunk.run(ids, [self.top], through=False, gradients=True)[1][self.top]
 
     def next_logits(self, ids: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         """B × T ids, padded on the right → B × V float32 logits after position `at` of each row, through all blocks."""

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from safety_kit.gemma.trace import Capture, Trace
+from safety_kit.gemma.trunk import pad
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -119,11 +120,12 @@ def gradients(
     for part in wanted.split(at_once):
         leaf = part.detach().clone().requires_grad_()
         with torch.enable_grad():
-            normed, kept = trunk.differentiable(
+            normed, kept = trunk.run(
                 own.expand(len(part), -1),
                 capture.blocks,
                 through=capture.reads_through,
                 within=lambda leaf=leaf: _embedded_as(trunk, leaf),  # type: ignore[misc]
+                gradients=True,
             )
             traces = [
                 Trace(
@@ -150,9 +152,8 @@ def endings(gemma: Gemma, beginning: Tokens, texts: Sequence[Tokens], capture: C
     cache = DynamicCache(config=trunk.config)
     normed, kept = trunk.run(torch.tensor([beginning.ids], device=device), blocks, cache=cache, through=through)
     cache.batch_repeat_interleave(len(texts))
-    width = max(len(text) for text in texts)
-    padded = [[*text.ids, *[0] * (width - len(text))] for text in texts]
-    ended, after = trunk.run(torch.tensor(padded, device=device), blocks, cache=cache, through=through)
+    ids = pad([text.ids for text in texts], device)
+    ended, after = trunk.run(ids, blocks, cache=cache, through=through)
 
     def whole(first: torch.Tensor, rest: torch.Tensor, row: int) -> torch.Tensor:
         return torch.cat([first[0], rest[row, : len(texts[row])]]).cpu()

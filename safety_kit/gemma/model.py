@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -16,12 +15,13 @@ from safety_kit.errors import ModelError, UserError
 from safety_kit.gemma import experiments, sources
 from safety_kit.gemma.chat import Prompt, render
 from safety_kit.gemma.decoding import Step
+from safety_kit.gemma.digest import weights_digest
 from safety_kit.gemma.readout import Readout
 from safety_kit.gemma.steps import Generation, Prefill, generate, prefill, steps
 from safety_kit.gemma.sublayers import Inside, window_of
 from safety_kit.gemma.tokens import Tokens, Vocabulary
 from safety_kit.gemma.trace import Capture, Trace, TraceView
-from safety_kit.gemma.trunk import Trunk
+from safety_kit.gemma.trunk import Trunk, pad
 from safety_kit.gemma.windows import batches, own_windows
 
 if TYPE_CHECKING:
@@ -152,18 +152,8 @@ class Gemma:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 that names these weights, whatever float type or device they are loaded in.
-
-        It covers each parameter's name and shape and 64 evenly spaced values of it, rounded to bfloat16: a hash over
-        every byte would take a minute for a 7B model.
-        """
-        total = hashlib.sha256(self.trunk.config.model_type.encode())
-        for name, parameter in sorted(self.trunk.decoder.named_parameters()):
-            flat = parameter.detach().flatten()
-            at = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64).long()
-            values = flat[at.to(flat.device)].to(torch.bfloat16).view(torch.int16).cpu()
-            total.update(f"{name} {tuple(parameter.shape)}".encode() + values.numpy().tobytes())
-        return total.hexdigest()
+        """SHA-256 that names these weights, whatever float type or device they are loaded in; taken once."""
+        return weights_digest(self.trunk)
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -222,9 +212,7 @@ class Gemma:
         capture: Capture,
         within: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> Iterator[Trace]:
-        width = max(len(text) for text in texts)
-        padded = [[*text.ids, *[0] * (width - len(text))] for text in texts]
-        ids = torch.tensor(padded, device=self.device)
+        ids = pad([text.ids for text in texts], self.device)
         inside = Inside(self.trunk, capture)
 
         @contextmanager

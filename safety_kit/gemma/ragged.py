@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from safety_kit.gemma.trunk import pad
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -66,10 +68,9 @@ def run_rows(
         As `Trunk.run`: a row's own are the first of its T positions.
     """
     device, dtype = trunk.model.device, trunk.model.dtype
-    width = max(len(row.ids) for row in rows)
-    ids = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows], device=device)
+    ids = pad([row.ids for row in rows], device)
     past = torch.tensor([row.cache.get_seq_length() for row in rows])
-    positions = past[:, None] + torch.arange(width)
+    positions = past[:, None] + torch.arange(ids.shape[1])
     new = torch.tensor([len(row.ids) for row in rows])
 
     def mask(window: int | None) -> torch.Tensor:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def pad(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """Ids of rows of any lengths as B × T, padded on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+
+
 class _Enough(Exception):
     """The top block that was asked for is done."""
 
@@ -35,7 +41,6 @@ class Trunk:
         self.stream: int | None = getattr(self.config, "altup_active_idx", None)
         self._lock = threading.Lock()  # hooks sit on shared modules: one pass at a time
 
-    @torch.inference_mode()
     def run(
         self,
         ids: torch.Tensor,
@@ -44,6 +49,7 @@ class Trunk:
         cache: Any = None,
         through: bool = True,
         within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        gradients: bool = False,
         **beside: Any,
     ) -> tuple[torch.Tensor | None, dict[int, torch.Tensor]]:
         """One pass over B × T ids, padded on the right if at all (no mask is needed: causal attention never sees the
@@ -55,29 +61,18 @@ class Trunk:
             cache: KV cache to read and extend, or None.
             through: False stops after the topmost of `blocks`.
             within: Further hooks, on during this pass alone.
+            gradients: Leave them on where they are; else the pass is in inference mode.
             beside: Masks and positions, where they are not those of whole rows (see `ragged`).
 
         Returns:
             The final-norm output B × T × d, or None when stopped before it, and each block's B × T × d output.
         """
-        return self.differentiable(ids, blocks, cache=cache, through=through, within=within, **beside)
-
-    def differentiable(
-        self,
-        ids: torch.Tensor,
-        blocks: Sequence[int],
-        *,
-        cache: Any = None,
-        through: bool = True,
-        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        **beside: Any,
-    ) -> tuple[torch.Tensor | None, dict[int, torch.Tensor]]:
-        """`run`, with gradients where they are on."""
         kept: dict[int, torch.Tensor] = {}
         top = None if through or not blocks else max(blocks)
         if not through and not blocks:
             return None, kept
-        with self._lock, within(), self._hooks(blocks, kept, top):
+        mode = nullcontext() if gradients else torch.inference_mode()
+        with mode, self._lock, within(), self._hooks(blocks, kept, top):
             try:
                 out = self.decoder(input_ids=ids, cache=cache, use_cache=cache is not None, **beside)
             except _Enough:

@@ -161,5 +161,5 @@ def gateway(made: Services, settings: Settings | None = None) -> Iterator[str]:
     """A gateway of these parts, served."""
     told = settings or Settings()
     app = create_app(told, made)
-    with served(in_front(app, told, app.state.turned_away), lifespan="on") as address:
+    with served(in_front(app, told, app.state.turned_away, app.state.known), lifespan="on") as address:
         yield address

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from gateway_helpers import LOOPBACK, FakeUpstream, Memory, gateway, served, services
+from gateway_helpers import LOOPBACK, FakeUpstream, Memory, gateway, services
 from integration_helpers import MAIL, MESSAGE, SECRET, chunks, completion
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -30,22 +30,6 @@ checks:
 rules:
   - {category: pii.email, action: redact, form: pseudonymise}
 """
-
-
-@pytest.fixture(scope="module")
-def fake() -> FakeUpstream:
-    return FakeUpstream()
-
-
-@pytest.fixture(scope="module")
-def memory() -> Memory:
-    return Memory()
-
-
-@pytest.fixture(scope="module")
-def upstream(fake: FakeUpstream) -> Iterator[str]:
-    with served(fake.app) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

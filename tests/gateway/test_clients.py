@@ -6,23 +6,12 @@ from collections.abc import Iterator
 
 import openai
 import pytest
-from gateway_helpers import LOOPBACK, FakeUpstream, gateway, served, services
+from gateway_helpers import LOOPBACK, FakeUpstream, gateway, services
 from integration_helpers import MAIL, MESSAGE, SECRET
 
 from safety_kit.gateway.settings import Settings
 
 pytestmark = pytest.mark.allow_hosts(LOOPBACK)
-
-
-@pytest.fixture(scope="module")
-def fake() -> FakeUpstream:
-    return FakeUpstream()
-
-
-@pytest.fixture(scope="module")
-def upstream(fake: FakeUpstream) -> Iterator[str]:
-    with served(fake.app) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -42,11 +42,6 @@ def answering(fake: FakeUpstream, *texts: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def fake() -> FakeUpstream:
-    return FakeUpstream()
-
-
-@pytest.fixture(scope="module")
 def address(fake: FakeUpstream) -> Iterator[str]:
     with served(fake.app) as upstream, gateway(services(upstream, GUARD)) as address:
         yield address

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from safety_kit.gateway import connection
+from safety_kit.gateway.intake import TurnedAway
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -60,11 +61,13 @@ class App:
         return StreamingResponse(endless())
 
 
-def run(test: Callable[[App, Served], Awaitable[None]], **limits: Any) -> None:
+def run(
+    test: Callable[[App, Served], Awaitable[None]], turned_away: TurnedAway = lambda *_: None, **limits: Any
+) -> None:
     async def main() -> None:
         app = App()
         options = {f"limits.{name}": value for name, value in {"header_timeout": 0.2, **limits}.items()}
-        async with served(app.asgi, **options) as server:
+        async with served(app.asgi, turned_away, **options) as server:
             await test(app, server)
             async with httpx.AsyncClient(base_url=server.url) as client:
                 assert (await client.post("/echo", json={})).status_code == 200  # whatever came, it is still there
@@ -133,6 +136,25 @@ def test_headers_without_end_are_refused() -> None:
         assert await answer(reader) == (431, "headers_too_large")
 
     run(test, header_timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (HEAD + b"x-long: " + b"a" * connection.HEAD, 431, "headers_too_large"),
+        (HEAD, 408, "timeout"),
+        (b"\x16\x03\x01 hello\r\n\r\n", 400, "invalid_http"),
+    ],
+)
+def test_what_is_refused_before_it_is_a_request_is_told(sent: bytes, status: int, code: str) -> None:
+    told: list[tuple[str, int, str]] = []
+
+    async def test(_: App, server: Served) -> None:
+        reader, _writer = await server.raw(sent)
+        assert await answer(reader) == (status, code)
+
+    run(test, lambda path, _id, status, code: told.append((path, status, code)))
+    assert told == [("", status, code)]
 
 
 def test_chunks_that_carry_next_to_nothing_are_cut_off() -> None:

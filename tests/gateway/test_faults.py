@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from gateway_helpers import LOOPBACK, FakeUpstream, Memory, gateway, served, services
+from gateway_helpers import LOOPBACK, FakeUpstream, Memory, gateway, services
 from integration_helpers import MAIL, MESSAGE, SECRET, chunks, completion, make_guard
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
@@ -20,22 +20,6 @@ from safety_kit.errors import Overloaded
 from safety_kit.gateway.settings import Audit, Settings, Upstream
 
 pytestmark = pytest.mark.allow_hosts(LOOPBACK)
-
-
-@pytest.fixture(scope="module")
-def fake() -> FakeUpstream:
-    return FakeUpstream()
-
-
-@pytest.fixture(scope="module")
-def upstream(fake: FakeUpstream) -> Iterator[str]:
-    with served(fake.app) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def memory() -> Memory:
-    return Memory()
 
 
 @pytest.fixture(scope="module")

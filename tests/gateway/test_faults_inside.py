@@ -6,14 +6,14 @@ import dataclasses
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
-from gateway_helpers import LOOPBACK, FakeUpstream, Memory, OneGuard, gateway, served, services
+from gateway_helpers import LOOPBACK, FakeUpstream, Memory, OneGuard, gateway, services
 from integration_helpers import POLICY
 from model_helpers import Held, tiny_guard
 from pydantic import SecretStr
@@ -40,17 +40,6 @@ from safety_kit.types import Finding, Sample, Stage
 pytestmark = pytest.mark.allow_hosts(LOOPBACK)
 
 FOUND = Finding("names", "code_names", 1.0, "rule", ((0, 2),), "")
-
-
-@pytest.fixture(scope="module")
-def fake() -> FakeUpstream:
-    return FakeUpstream()
-
-
-@pytest.fixture(scope="module")
-def upstream(fake: FakeUpstream) -> Iterator[str]:
-    with served(fake.app) as address:
-        yield address
 
 
 @pytest.fixture(autouse=True)

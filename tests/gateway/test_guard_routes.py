@@ -39,16 +39,6 @@ rules:
 
 
 @pytest.fixture(scope="module")
-def fake() -> FakeUpstream:
-    return FakeUpstream()
-
-
-@pytest.fixture(scope="module")
-def memory() -> Memory:
-    return Memory()
-
-
-@pytest.fixture(scope="module")
 def address(fake: FakeUpstream, memory: Memory) -> Iterator[str]:
     with served(fake.app) as upstream, gateway(services(upstream, audit=memory)) as address:
         yield address

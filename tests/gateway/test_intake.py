@@ -25,6 +25,7 @@ from safety_kit.gateway.app import create_app
 from safety_kit.gateway.backends.upstream import UpstreamBackend
 from safety_kit.gateway.errors import error_body, error_response
 from safety_kit.gateway.intake import Intake, in_front
+from safety_kit.gateway.keys import Key
 from safety_kit.gateway.metrics import Metrics
 from safety_kit.gateway.services import Services
 from safety_kit.gateway.settings import Settings, Upstream
@@ -279,6 +280,40 @@ def test_a_web_page_that_gives_loopback_a_name_of_its_own_stays_out(host: str, m
             assert status == 200 or code(reply) == (403, "unknown_host")
 
     run(test, **more)
+
+
+class Keys:
+    """One key that is let in."""
+
+    def find(self, token: str) -> Key | None:
+        return Key("shop") if token == "sk-a" else None
+
+
+def test_the_body_of_a_stranger_is_not_read() -> None:
+    """It is refused by its headers, on whichever path; who has a key is read, here to the limit of a body."""
+    told = Settings.load(None, {"limits.body": 10}, {})
+    backend = UpstreamBackend(Upstream(url="http://127.0.0.1:9/v1"))
+    app = create_app(told, Services(OneGuard(make_guard()), backend, Workers(1), keys=Keys()))
+    doors = in_front(app, told, app.state.turned_away, app.state.known)
+    read: list[bytes] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(11):
+            read.append(b"x")
+            yield b"x"
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(doors), base_url="http://localhost") as client:
+            for path in ("/v1/chat/completions", "/v1/guard/check", "/predict"):
+                for key in ({}, {"x-api-key": "sk-b"}):
+                    reply = await client.post(path, content=body(), headers={**JSON, **key})
+                    assert code(reply) == (401, "invalid_api_key")
+                    assert read == []
+            known = await client.post("/v1/chat/completions", content=body(), headers={**JSON, "x-api-key": "sk-a"})
+            assert code(known) == (413, "body_too_large")
+            assert len(read) == 11
+
+    asyncio.run(main())
 
 
 def test_what_is_refused_at_the_door_is_told() -> None:

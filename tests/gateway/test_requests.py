@@ -26,16 +26,6 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
-def fake() -> FakeUpstream:
-    return FakeUpstream()
-
-
-@pytest.fixture(scope="module")
-def memory() -> Memory:
-    return Memory()
-
-
-@pytest.fixture(scope="module")
 def address(fake: FakeUpstream, memory: Memory) -> Iterator[str]:
     settings = Settings(limits=Limits(body=500_000))
     with served(fake.app) as upstream, gateway(services(upstream, audit=memory), settings) as address:

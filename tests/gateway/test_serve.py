@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from cli_helpers import ROOT, app, runner, write_text_policy
-from gateway_helpers import LOOPBACK, FakeUpstream, served
+from gateway_helpers import LOOPBACK, FakeUpstream
 from integration_helpers import chunks
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -47,14 +47,8 @@ def serving(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @pytest.fixture(scope="module")
-def fake() -> FakeUpstream:
-    return FakeUpstream()
-
-
-@pytest.fixture(scope="module")
-def upstream(fake: FakeUpstream) -> Iterator[str]:
-    with served(fake.app) as address:
-        yield f"{address}/v1"
+def upstream(upstream: str) -> str:
+    return f"{upstream}/v1"
 
 
 @pytest.fixture

@@ -34,11 +34,6 @@ DEEP = b'{"messages": ' + b"[" * 100_000
 
 
 @pytest.fixture(scope="module")
-def fake() -> FakeUpstream:
-    return FakeUpstream()
-
-
-@pytest.fixture(scope="module")
 def started(fake: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process, Path]]:
     """One gateway for all that is tried on it; at the end its memory, its answers and its audit chain are looked at."""
     folder = tmp_path_factory.mktemp("hostile")

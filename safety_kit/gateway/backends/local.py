@@ -20,6 +20,7 @@ from safety_kit.gateway.backends import BackendError, Call, Chunk
 from safety_kit.gateway.backends.local_request import Asked, AskedChat, AskedText, read
 from safety_kit.gateway.backends.local_wire import Chat, Form, Text
 from safety_kit.gateway.generation import Generations
+from safety_kit.gateway.whole import Whole
 from safety_kit.gemma import Capture, Prompt
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ RUNNING: Final = 8
 
 STUCK: Final = 60.0
 """Seconds of one pass after which the model does not count as ready."""
+
+_WITH_USAGE: Final = {"stream_options": {"include_usage": True}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class LocalBackend:
 
         Args:
             queue: The model, shared with the guards; who made it closes it.
-            capture: The guard's `capture`: chunks bring these activations.
+            capture: The guard's `capture`: chunks bring these activations; `bring` adds more.
             running: Replies that are written at once.
             waiting: Replies that may wait for a place.
             overload: What becomes of one that finds none.
@@ -81,11 +84,13 @@ class LocalBackend:
         self._gemma = queue.gemma
         folder = Path(queue.name)
         self._model = folder.name if folder.is_dir() else queue.name  # no client needs to know where it lies
-        self._capture = capture or Capture()
-        self._empty = {block: torch.empty(0, queue.hidden_size) for block in self._capture.blocks}
         room = Admission(running, waiting, overload, patience)
-        self._generations = Generations(self._gemma, queue.thread, self._capture, room)
+        self._generations = Generations(self._gemma, queue.thread, capture or Capture(), room)
         self._since = int(time.time())
+
+    def bring(self, capture: Capture) -> None:
+        """From the next step on, bring these activations too: those of a policy that is about to be served."""
+        self._generations.capture |= capture
 
     async def models(self) -> list[dict[str, Any]]:
         """The one model."""
@@ -93,9 +98,9 @@ class LocalBackend:
 
     async def chat(self, request: Mapping[str, Any], call: Call) -> dict[str, Any]:
         """See `Backend.chat`."""
-        return await self._whole(await self._chat(request))
+        return await _whole("delta", self.stream_chat({**request, **_WITH_USAGE}, call))
 
-    async def stream_chat(self, request: Mapping[str, Any], call: Call) -> AsyncIterator[Chunk]:
+    async def stream_chat(self, request: Mapping[str, Any], call: Call) -> AsyncGenerator[Chunk, None]:
         """See `Backend.stream_chat`; a chunk is one token, the last of a choice names its finish_reason."""
         async with aclosing(self._chunks(await self._chat(request))) as chunks:
             async for chunk in chunks:
@@ -103,9 +108,9 @@ class LocalBackend:
 
     async def complete(self, request: Mapping[str, Any], call: Call) -> dict[str, Any]:
         """See `Backend.complete`."""
-        return await self._whole(await self._text(request))
+        return await _whole("text", self.stream_complete({**request, **_WITH_USAGE}, call))
 
-    async def stream_complete(self, request: Mapping[str, Any], call: Call) -> AsyncIterator[Chunk]:
+    async def stream_complete(self, request: Mapping[str, Any], call: Call) -> AsyncGenerator[Chunk, None]:
         """See `Backend.stream_complete`."""
         async with aclosing(self._chunks(await self._text(request))) as chunks:
             async for chunk in chunks:
@@ -143,16 +148,8 @@ class LocalBackend:
 
     # --- what is answered
 
-    async def _whole(self, reply: _Reply) -> dict[str, Any]:
-        steps: list[list[Step]] = [[] for _ in range(reply.asked.choices)]
-        async with aclosing(self._steps(reply)) as made:
-            async for choice, step in made:
-                steps[choice].append(step)
-        body = reply.form.whole(steps, told=reply.asked.likeliest, top=reply.asked.top_logprobs or 0)
-        return {**self._head(reply, stream=False), **body, "usage": self._usage(reply, sum(map(len, steps)))}
-
     async def _chunks(self, reply: _Reply) -> AsyncGenerator[Chunk, None]:
-        head = self._head(reply, stream=True)
+        head = self._head(reply)
         beside = {"usage": None} if reply.asked.tells_usage else {}
         opened: set[int] = set()
         count = 0
@@ -188,16 +185,17 @@ class LocalBackend:
             await asyncio.gather(*writers, return_exceptions=True)
 
     def _activations(self, step: Step) -> Mapping[int, torch.Tensor] | None:
-        if not self._capture.blocks:
-            return None
+        if step.hidden:
+            return {block: hidden[None] for block, hidden in step.hidden.items()}
         # The token that ends a reply has no text of its own: what comes out with it was held back before.
-        return {block: hidden[None] for block, hidden in step.hidden.items()} or self._empty
+        none = torch.empty(0, self._gemma.hidden_size)
+        return dict.fromkeys(self._generations.capture.blocks, none) or None
 
-    def _head(self, reply: _Reply, *, stream: bool) -> dict[str, Any]:
+    def _head(self, reply: _Reply) -> dict[str, Any]:
         form = reply.form
         return {
             "id": f"{form.prefix}-{uuid.uuid4().hex}",
-            "object": form.chunk_object if stream else form.whole_object,
+            "object": form.chunk_object,
             "created": int(time.time()),
             "model": self._model,
         }
@@ -205,6 +203,15 @@ class LocalBackend:
     def _usage(self, reply: _Reply, made: int) -> dict[str, int]:
         read = len(reply.prompt.tokens)
         return {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
+
+
+async def _whole(text_key: str, chunks: AsyncGenerator[Chunk, None]) -> dict[str, Any]:
+    """A whole completion is its drained stream."""
+    whole = Whole(text_key)
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            whole.add([chunk.body])
+    return whole.body(whole)
 
 
 async def _drained(

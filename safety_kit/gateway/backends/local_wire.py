@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -16,12 +15,10 @@ class Form(Protocol):
 
     Attributes:
         prefix: Of its ids.
-        whole_object: The `object` of a whole one.
         chunk_object: The `object` of a chunk.
     """
 
     prefix: str
-    whole_object: str
     chunk_object: str
 
     def first(self, choice: int) -> Json | None:
@@ -32,15 +29,11 @@ class Form(Protocol):
         """One step of a streamed choice."""
         ...
 
-    def whole(self, choices: Sequence[Sequence[Step]], *, told: int, top: int) -> Json:
-        """All choices."""
-        ...
-
 
 class Chat:
     """A chat completion."""
 
-    prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    prefix, chunk_object = "chatcmpl", "chat.completion.chunk"
 
     def __init__(self, gemma: Gemma) -> None:
         self._gemma = gemma
@@ -50,29 +43,13 @@ class Chat:
         return {"index": choice, "delta": delta, "logprobs": None, "finish_reason": None}
 
     def chunk(self, choice: int, step: Step, *, told: int, top: int) -> Json:
-        probs = self._probs([step], top) if told else None
+        probs = self._probs(step, top) if told else None
         return {"index": choice, "delta": {"content": step.text}, "logprobs": probs, "finish_reason": step.finish}
 
-    def whole(self, choices: Sequence[Sequence[Step]], *, told: int, top: int) -> Json:
-        made = []
-        for choice, steps in enumerate(choices):
-            message = {"role": "assistant", "content": "".join(step.text for step in steps), "refusal": None}
-            probs = self._probs(steps, top) if told else None
-            made.append({"index": choice, "message": message, "logprobs": probs, "finish_reason": steps[-1].finish})
-        return {"choices": made}
-
-    def _probs(self, steps: Sequence[Step], top: int) -> Json:
-        own = [step for step in steps if step.token_id not in self._gemma.end_ids]
-        return {
-            "content": [
-                {
-                    **self._prob(step.token_id, step.logprob),
-                    "top_logprobs": [self._prob(*t) for t in step.likeliest[:top]],
-                }
-                for step in own
-            ],
-            "refusal": None,
-        }
+    def _probs(self, step: Step, top: int) -> Json:
+        likeliest = [self._prob(*told) for told in step.likeliest[:top]]
+        own = {**self._prob(step.token_id, step.logprob), "top_logprobs": likeliest}
+        return {"content": [] if step.token_id in self._gemma.end_ids else [own], "refusal": None}
 
     def _prob(self, token: int, logprob: float) -> Json:
         text = self._gemma.vocabulary.decode([token])
@@ -83,7 +60,7 @@ class Chat:
 class Text:
     """A text completion."""
 
-    prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
+    prefix, chunk_object = "cmpl", "text_completion"
 
     def __init__(self, gemma: Gemma) -> None:
         self._gemma = gemma
@@ -93,15 +70,3 @@ class Text:
 
     def chunk(self, choice: int, step: Step, *, told: int, top: int) -> Json:
         return {"index": choice, "text": step.text, "logprobs": None, "finish_reason": step.finish}
-
-    def whole(self, choices: Sequence[Sequence[Step]], *, told: int, top: int) -> Json:
-        made = [
-            {
-                "index": choice,
-                "text": "".join(step.text for step in steps),
-                "logprobs": None,
-                "finish_reason": steps[-1].finish,
-            }
-            for choice, steps in enumerate(choices)
-        ]
-        return {"choices": made}
