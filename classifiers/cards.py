@@ -28,8 +28,8 @@ def artifact_card(manifest: dict[str, Any], notes: str) -> str:
         )
     lines += [
         "",
-        "The figures come from held-out folds of the examples themselves, and the same folds chose the blocks and the "
-        "regularisation: for texts of another kind expect less, and measure it with `safety-kit evaluate`. "
+        "The figures come from held-out folds of the examples themselves, each with the regularisation and calibration "
+        "of the other folds: for texts of another kind expect less, and measure it with `safety-kit evaluate`. "
         "Probabilities are for a prevalence of one half.",
     ]
     return "\n".join(lines) + (f"\n\n{notes.strip()}\n" if notes.strip() else "\n")

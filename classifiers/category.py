@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifiers.calibrate import platt
+from classifiers.calibrate import platt, probabilities
 from classifiers.features import REPLY_WINDOW, STRIDE, WINDOW, Reading
 from classifiers.heads import REGULARISATION, Linear, fit_path, make_folds, rank_quality
 from classifiers.metrics import scores as metric_scores
@@ -61,14 +61,14 @@ def fit_category(
     weights = 1.0 / np.bincount(text)[text]
     # Each C's score of every reading, from the fold that held its text out.
     unseen = np.zeros((len(REGULARISATION), len(readings)))
-    for part in held:
-        out = np.isin(text, [rows[i] for i in part])
+    outside = [np.isin(text, [rows[i] for i in part]) for part in held]
+    for out in outside:
         for path, fold in enumerate(fit_path(features[~out], y[~out], weights[~out], REGULARISATION, known)):
             unseen[path, out] = [np.max(fold(windows[i])) for i in np.flatnonzero(out)]
     best = int(np.argmax([rank_quality(y, scores) for scores in unseen]))
     final = fit_path(features, y, weights, [REGULARISATION[best]], known)[0]
     head = _calibrated(category, blocks, final, readings, windows, y, unseen[best])
-    p = np.array([head.probability(score, r.stage) for score, r in zip(unseen[best], readings, strict=True)])
+    p = unselected_probabilities(unseen, y, text, np.array([reading.stage for reading in readings]), outside)
     own = _one_per_text(text)
     return Fitted(
         head,
@@ -77,6 +77,36 @@ def fit_category(
         int(np.sum(count == 1)),
         int(np.sum(count == 0)),
     )
+
+
+def unselected_probabilities(
+    unseen: NDArray[np.float64],
+    y: NDArray[np.int64],
+    text: NDArray[np.int64],
+    stages: NDArray[np.str_],
+    outside: Sequence[NDArray[np.bool_]],
+) -> NDArray[np.float64]:
+    """What to report of each reading: the regularisation and the calibration come from the other folds' scores.
+
+    So neither was chosen by the labels that it is measured on. (The other folds' heads were fitted on this fold's
+    texts: the selection is left out of the figures, the examples' own likeness is not.)
+
+    Args:
+        unseen: candidates × n scores, each from a head that was not fitted on the reading's text.
+        y: n labels 0/1.
+        text: n, the text that a reading is of.
+        stages: n.
+        outside: For each fold, which readings it holds out.
+    """
+    p = np.zeros(len(y))
+    for out in outside:
+        others = np.flatnonzero(~out)
+        best = int(np.argmax([rank_quality(y[others], scores[others]) for scores in unseen]))
+        for stage in Stage:
+            asked = np.flatnonzero(out & (stages == stage))
+            chosen = others[_calibrating(stage, stages[others], text[others], y[others])]
+            p[asked] = probabilities(platt(y[chosen], unseen[best, chosen]), unseen[best, asked])
+    return p
 
 
 def _calibrated(
@@ -93,10 +123,7 @@ def _calibrated(
     text = np.array([reading.row for reading in readings])
     calibration, negatives, lengths = {}, {}, {}
     for stage in Stage:
-        mine = np.flatnonzero(stages == stage)
-        chosen = mine[_one_per_text(text[mine])]
-        if np.sum(y[chosen] == 1) < ENOUGH[0] or np.sum(y[chosen] == 0) < ENOUGH[1]:
-            chosen = _one_per_text(text)
+        chosen = _calibrating(stage, stages, text, y)
         calibration[stage] = platt(y[chosen], unseen[chosen])
         harmless = chosen[y[chosen] == 0]
         harmless = harmless[np.argsort(unseen[harmless])]
@@ -104,6 +131,17 @@ def _calibrated(
         lengths[stage] = np.array([readings[i].tokens for i in harmless], np.int32)
     measured = (calibration, negatives, WINDOW, STRIDE, lengths, REPLY_WINDOW)
     return Head(category, blocks, final.weight, final.bias, *measured)
+
+
+def _calibrating(
+    stage: Stage, stages: NDArray[np.str_], text: NDArray[np.int64], y: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Indices of the readings that a stage is calibrated on: its own, one a text, or all where these are too few."""
+    mine = np.flatnonzero(stages == stage)
+    chosen: NDArray[np.int64] = mine[_one_per_text(text[mine])]
+    if np.sum(y[chosen] == 1) < ENOUGH[0] or np.sum(y[chosen] == 0) < ENOUGH[1]:
+        chosen = _one_per_text(text)
+    return chosen
 
 
 def _one_per_text(text: NDArray[np.int64]) -> NDArray[np.int64]:

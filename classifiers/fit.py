@@ -61,8 +61,9 @@ class SafetyClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ign
         seed: Of the folds.
         progress: Show progress bars on stderr.
 
-    After `fit`: `classes_`, `categories_`, `heads_`, `report_` (by category the metrics on held-out folds, for the
-    regularisation that the same folds chose), `sources_` (digests of the known classifiers used) and `seconds_`.
+    After `fit`: `classes_`, `categories_`, `heads_`, `report_` (by category the metrics on held-out folds, each
+    with the regularisation and calibration of the others), `sources_` (digests of the known classifiers used) and
+    `seconds_`.
     """
 
     def __init__(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +30,7 @@ from safetensors.numpy import save as save_tensors
 
 from safety_kit import budget
 from safety_kit.errors import ArtifactError
+from safety_kit.files import naming, scratch_beside
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:
@@ -273,14 +273,13 @@ def save(path: Path, manifest: dict[str, Any], tensors: dict[str, Tensor], card:
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """Put a folder of files in place in one step; what stood there is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-        new = Path(scratch) / "new"
+    with naming(path), scratch_beside(path) as scratch:
+        new = scratch / "new"
         new.mkdir()
         for name, data in files.items():
             (new / name).write_bytes(data)
         if path.exists():
-            os.rename(path, Path(scratch) / "old")
+            os.rename(path, scratch / "old")
         os.rename(new, path)
 
 
@@ -303,6 +302,20 @@ def kind_of(path: Path | str) -> str | None:
     return str(manifest["kind"]) if isinstance(manifest, dict) and "kind" in manifest else None
 
 
+def categories_of(path: Path | str) -> tuple[str, ...]:
+    """What a classifier folder of either kind knows.
+
+    Raises:
+        ArtifactError: It is missing or cannot be read.
+    """
+    if kind_of(path) != "lora":
+        return tuple(load(path).manifest.categories)
+    manifest = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
+    if not isinstance(manifest.get("category"), str):
+        raise ArtifactError(f"The adapter in {path} cannot be read; teach or fetch it again.")
+    return (manifest["category"],)
+
+
 def check_folder(path: Path | str) -> None:
     """Refuse a folder that holds no classifier before minutes go into loading a model.
 
@@ -320,6 +333,11 @@ def load(path: Path | str) -> Artifact:
         ArtifactError: It is missing, a file was changed, or it does not hold what its manifest says.
     """
     path = Path(path)
+    if kind_of(path) == "lora":
+        raise ArtifactError(
+            f"{path} holds an adapter; guard, calibrate, explain and publish take classifiers of frozen activations: "
+            "teach one with --rung frozen."
+        )
     try:
         text = (path / "manifest.json").read_text(encoding="utf-8")
         manifest = Manifest.model_validate(json.loads(text))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from pathlib import Path
@@ -40,6 +41,8 @@ from safety_kit.errors import SafetyKitError
 
 INTERRUPTED = 130
 FAULT = 3
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a full disk, a full quota and a file past its limit say."""
 
 
 class Commands(TyperGroup):
@@ -76,7 +79,8 @@ def _code_of(error: BaseException) -> int:
         console.fail(f"{error.format_message()}{hint}")
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, OSError) and error.strerror and error.filename:
-        console.fail(f"{error.strerror}: {error.filename}")
+        remedy = "; make room and run it again" if error.errno in FULL else ""
+        console.fail(f"{error.strerror}: {error.filename}{remedy}")
         return FAULT
     hint = "" if console.debug else " Run it as `safety-kit --debug …` to see where (the trace may quote your text)."
     console.fail(f"Something went wrong inside the kit: {type(error).__name__}{_place(error)}.{hint}")

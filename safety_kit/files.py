@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -15,10 +17,28 @@ def write(path: Path, content: bytes, *, mode: int | None = None) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-        new = Path(scratch) / path.name
+    with naming(path), scratch_beside(path) as scratch:
+        new = scratch / path.name
         new.write_bytes(content)
         if mode is not None:
             new.chmod(mode)
         os.replace(new, path)
+
+
+@contextmanager
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """A folder for what is to stand at `path`, on the same disk; it is gone afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        yield Path(scratch)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file that is wanted in an OSError: a full disk's names none, and others the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -16,6 +16,7 @@ from test_gemma_load import one_thread  # noqa: F401  (tiny models are slower on
 from classifiers import SafetyClassifier
 from classifiers.cache import FeatureCache
 from classifiers.calibrate import platt
+from classifiers.category import unselected_probabilities
 from classifiers.evaluate import calibration_error, recall_at_fpr
 from classifiers.features import STRIDE, causal_readings, middle_blocks, own_place, varied_place, window_at
 from classifiers.heads import fit_path, make_folds
@@ -60,6 +61,17 @@ class TestEstimator:
         shuffled = np.random.default_rng(3).permutation(y)
         report = SafetyClassifier(tiny, categories="toy").fit(texts, shuffled).report_["toy"]
         assert report["auroc"] < 0.75
+
+    def test_what_is_reported_of_a_fold_is_not_chosen_by_its_labels(self) -> None:
+        rng = np.random.default_rng(0)
+        n, text, stages = 60, np.arange(60), np.array([Stage.INPUT] * 60)
+        fold = text < 20
+        y, scores = text % 2, rng.normal(size=(3, n))
+        before = unselected_probabilities(scores, y, text, stages, [fold, ~fold])
+        flipped = np.where(fold, 1 - y, y)
+        after = unselected_probabilities(scores, flipped, text, stages, [fold, ~fold])
+        np.testing.assert_array_equal(after[fold], before[fold])
+        assert not np.allclose(after[~fold], before[~fold])
 
     def test_is_cloned_without_copying_the_model(self, taught: SafetyClassifier) -> None:
         copy = clone(taught)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,38 @@ def kit(*arguments: object, code: int = 0) -> Any:
     done = runner.invoke(app, [str(argument) for argument in arguments])
     assert done.exit_code == code, done.stderr
     return done
+
+
+@contextmanager
+def full_after(size: int) -> Iterator[None]:
+    """No file may grow past `size` bytes: what a full disk does, without filling one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# --- a full disk ---
+
+
+@pytest.mark.parametrize("command", ["train", "next", "curve"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(command: str, folder: Path, tmp_path: Path) -> None:
+    pool, out = write(tmp_path / "pool.jsonl", [{"text": "abcabc"}, {"text": "zzzqqx"}]), tmp_path / "made.jsonl"
+    arguments = {
+        "train": ["train", folder / "half.jsonl", "--out", out],
+        "next": ["next", folder / "toy", pool, "--out", out],
+        "curve": ["curve", folder / "toy.jsonl", "--draws", "2", "--out", out / "deeper"],
+    }[command]
+    with full_after(64):
+        done = kit(*arguments, code=3)
+    said = done.stderr.splitlines()[-1]
+    assert str(out) in said
+    assert "make room" in said
+    assert "inside the kit" not in said
+    assert {path.name for path in tmp_path.rglob("*")} - {"made.jsonl", "deeper"} == {"pool.jsonl"}
+    assert not out.is_file()
 
 
 # --- evaluate ---
@@ -152,6 +187,20 @@ def test_next_refuses_before_a_model_is_loaded(folder: Path, tmp_path: Path, mon
     assert "it knows toy" in kit("next", folder / "toy", pool, *out, "--category", "hate", code=2).stderr
     assert kit("next", folder, pool, *out, code=2).stdout == ""
     assert not (tmp_path / "next.jsonl").exists()
+
+
+def test_next_takes_an_adapter_too(folder: Path, tmp_path: Path) -> None:
+    kit("train", folder / "half.jsonl", "--category", "toy", "--rung", "adapter", "--out", tmp_path / "adapter")
+    pool = write(tmp_path / "pool.jsonl", [{"text": text} for text in toy(10, seed=5)[0]])
+    kit("next", tmp_path / "adapter", pool, "-n", "3", "--out", tmp_path / "next.jsonl")
+    assert len((tmp_path / "next.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+
+
+@pytest.mark.parametrize("command", [["calibrate"], ["explain", "abc"], ["publish", "me/x", "--dry-run"]])
+def test_what_wants_a_frozen_classifier_says_so_of_an_adapter(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"kind": "lora"}', encoding="utf-8")
+    name, *rest = command
+    assert "holds an adapter" in kit(name, tmp_path, *rest, code=2).stderr
 
 
 # --- curve ---

@@ -63,7 +63,7 @@ def next_texts(
 
     if out.exists():
         raise UserError(f"{out} exists and may hold labels; name another file.")
-    names = list(artifacts.load(folder).manifest.categories)
+    names = list(artifacts.categories_of(folder))
     if category is None and len(names) > 1:
         raise UserError(f"The classifier knows {', '.join(names)}; name one with --category.")
     if category is not None and category not in names:
@@ -76,10 +76,10 @@ def next_texts(
     texts = read_pool(pool, category=category or names[0], columns=mapping, known=known, skip_bad=skip_bad)
     gemma = models.load(model, revision, device, dtype)
 
-    from classifiers import SafetyClassifier
+    from classifiers import ladder
     from classifiers.choose import choose
 
-    classifier = SafetyClassifier.load(folder, gemma, progress=True)
+    classifier = ladder.load(folder, gemma, progress=True)
     probabilities = classifier.category_probabilities(texts.pairs)[:, names.index(category or names[0])]
     choices = choose(texts.pairs, probabilities, n)
     write_choices(out, texts, choices)
