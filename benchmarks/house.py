@@ -16,6 +16,7 @@ import torch
 from benchmarks.result import Figure, figure, seconds, write
 from classifiers import SafetyClassifier, read_examples
 from classifiers.cache import FeatureCache
+from safety_kit import artifacts
 from safety_kit.data import data_dir
 from safety_kit.gemma import Capture, Gemma, Sampling
 from safety_kit.generate import GuardedGemma
@@ -136,6 +137,18 @@ def teaching(gemma: Gemma, repeats: int) -> list[Figure]:
     return figures
 
 
+def artifact(repeats: int) -> list[Figure]:
+    """Milliseconds to load a taught classifier, every checksum included, and its size on disk."""
+    folder = data_dir() / "classifiers" / "hate"
+    artifacts.load(folder)
+    times = [1000 * seconds(lambda: artifacts.load(folder)) for _ in range(10 * repeats)]
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    return [
+        figure("loading a taught classifier", times, "ms", most=50),
+        figure("its size on disk", [size], "MB", most=1),
+    ]
+
+
 def commands(repeats: int) -> list[Figure]:
     """Whole-process times of the command line, and the second start of the embedded model."""
     kit = [sys.executable, "-m", "safety_kit"]
@@ -177,6 +190,7 @@ def main() -> None:
     figures += reading_cost(gemma, guard, 3 if quick else 9)
     figures.append(scoring_speed(gemma, guard, 3 if quick else 9))
     figures += teaching(gemma, 1 if quick else 3)
+    figures += artifact(1 if quick else 3)
     for one in figures:
         mark = {True: "met", False: "NOT MET", None: ""}[one.met]
         print(f"{one.what}: {one.value:.3g} [{one.low:.3g}, {one.high:.3g}] {one.unit} {one.goal} {mark}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from safety_kit.errors import MissingExtra, PolicyError, UserError
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
     import openai
 
     from safety_kit.gemma import Gemma
@@ -30,7 +30,7 @@ REPLY: Final = 24
 """Most tokens of a reply."""
 
 _BETWEEN: Final = 0.05
-_NEEDED: Final = ("fastapi", "httpx", "limits", "openai", "prometheus_client", "structlog", "uvicorn")
+_NEEDED: Final = ("aiohttp", "fastapi", "httpx2", "limits", "openai", "prometheus_client", "structlog", "uvicorn")
 
 
 def require_extras() -> None:
@@ -77,7 +77,7 @@ class Served:
     url: str
     review: Path
     _client: openai.OpenAI
-    _http: httpx.Client
+    _http: httpx2.Client
 
     def ask(self, text: str) -> Answer:
         """Send a message, and wait for the reply."""
@@ -119,7 +119,7 @@ def serving(gemma: Gemma, policy: Path, review: Path) -> Iterator[Served]:
     Raises:
         UserError: The policy cannot be served, or nothing may listen here.
     """
-    import httpx
+    import httpx2
     import openai
 
     from safety_kit.gateway.app import create_app
@@ -151,7 +151,7 @@ def serving(gemma: Gemma, policy: Path, review: Path) -> Iterator[Served]:
         # No proxy of the environment: what is asked here stays on this machine.
         direct: dict[str, Any] = {"trust_env": False, "timeout": PATIENCE}
         with (
-            httpx.Client(**direct) as http,
+            httpx2.Client(**direct) as http,
             openai.OpenAI(
                 base_url=f"{url}/v1",
                 api_key="none",

@@ -88,7 +88,7 @@ def test_by_value_is_the_length_of_what_is_moved(family: str) -> None:
     for head in range(4):
         weight = module.o_proj.weight[:, 8 * head : 8 * head + 8]  # type: ignore[union-attr, index]
         expected = (value[:, head // 2] @ weight.T).norm(dim=-1)
-        assert (inputs.value_norms[head] - expected).abs().max() < 1e-4
+        assert (inputs.value_norms(head) - expected).abs().max() < 1e-4
         made = attention.reads(inputs, head, 40, by_value=True)
         assert np.allclose(made, attention.reads(inputs, head, 40) * expected.numpy(), atol=1e-5)
 

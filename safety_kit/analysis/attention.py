@@ -128,7 +128,7 @@ def reads(inputs: AttentionInputs, head: int, token: int, *, by_value: bool = Fa
             arXiv:2004.10102), in the units of the residual stream before any post-norm.
     """
     row = weights(inputs, [head], token, token + 1)[0, 0]
-    return (row * inputs.value_norms[head] if by_value else row).numpy()
+    return (row * inputs.value_norms(head) if by_value else row).numpy()
 
 
 def readers(inputs: AttentionInputs, head: int, token: int, *, by_value: bool = False) -> NDArray[np.float32]:
@@ -138,7 +138,7 @@ def readers(inputs: AttentionInputs, head: int, token: int, *, by_value: bool = 
     end = inputs.tokens if inputs.window is None else min(inputs.tokens, token + inputs.window)
     for start, stop in _chunks(inputs, 1, token, end):
         column[start:stop] = _reach(inputs, [head], start, stop)[0, :, token - _first_key(inputs, start)]
-    return (column * inputs.value_norms[head, token] if by_value else column).numpy()
+    return (column * inputs.value_norms(head)[token] if by_value else column).numpy()
 
 
 def summary(trace: Trace, block: int, messages: Sequence[tuple[int, int]] = ()) -> Summary:

@@ -116,8 +116,8 @@ def serve(
     Ctrl-C or SIGTERM stops it: running requests are given their time (limits.drain) to end.
     """
     try:
+        import aiohttp  # noqa: F401
         import fastapi  # noqa: F401
-        import httpx  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingExtra(error.name or "fastapi", "serve") from error

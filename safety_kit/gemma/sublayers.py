@@ -16,7 +16,7 @@ import torch
 from safety_kit.gemma.readout import frozen_gain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from safety_kit.gemma.trace import Capture
     from safety_kit.gemma.trunk import Trunk
@@ -34,7 +34,8 @@ class AttentionInputs:
     Attributes:
         query: H × T × d_head on the CPU, in the model's float type.
         key: G × T × d_head; head h reads the keys of group h · G // H.
-        value_norms: H × T float32: the length of a token's value after the head's part of the output matrix.
+        value: G × T × d_head.
+        mix: H × d × d_head: each head's part of the output matrix, the model's own memory on a CPU.
         scaling: Of the products.
         softcap: Or None.
         window: How many tokens a query sees, its own included; None is all before it.
@@ -42,7 +43,8 @@ class AttentionInputs:
 
     query: torch.Tensor
     key: torch.Tensor
-    value_norms: torch.Tensor
+    value: torch.Tensor
+    mix: torch.Tensor
     scaling: float
     softcap: float | None
     window: int | None
@@ -58,6 +60,12 @@ class AttentionInputs:
     def group(self, head: int) -> int:
         """The key and value group that a head reads."""
         return head * self.key.shape[0] // self.heads
+
+    def value_norms(self, head: int) -> torch.Tensor:
+        """T float32: the length of each token's value after the head's part of the output matrix."""
+        moved = self.value[self.group(head)] @ self.mix[head].T
+        lengths: torch.Tensor = moved.float().norm(dim=-1)
+        return lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,7 @@ class Inside:
         self._trunk = trunk
         self._capture = capture
         self._attention: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._projected: dict[str, torch.Tensor] = {}  # of the block that is being run
         self._raw: dict[tuple[int, str], torch.Tensor] = {}
 
     @contextmanager
@@ -96,9 +105,8 @@ class Inside:
         """On while the context is; gone after it, however it ends."""
         with ExitStack() as stack:
             for index in self._capture.attention:
-                attention: Any = self._trunk.blocks[index].self_attn
-                handle = attention.register_forward_hook(self._keep_attention(index), with_kwargs=True)
-                stack.callback(handle.remove)
+                for handle in self._attention_hooks(index, self._trunk.blocks[index].self_attn):
+                    stack.callback(handle.remove)
             for index, block in enumerate(self._trunk.blocks if self._capture.writes else ()):
                 for handle in self._write_hooks(index, block):
                     stack.callback(handle.remove)
@@ -107,11 +115,12 @@ class Inside:
     def attention(self, row: int, length: int) -> dict[int, AttentionInputs]:
         """One text's own, out of the batch."""
         made = {}
-        for index, (query, key, norms) in self._attention.items():
+        for index, kept in self._attention.items():
             module: Any = self._trunk.blocks[index].self_attn
-            query, key, norms = (tensor[row, :, :length].to("cpu", copy=True) for tensor in (query, key, norms))
+            query, key, value = (tensor[row, :, :length].to("cpu", copy=True) for tensor in kept)
+            mix = module.o_proj.weight.detach().cpu().unflatten(1, (len(query), module.head_dim)).transpose(0, 1)
             scaling, softcap = float(module.scaling), self._softcap(module)
-            made[index] = AttentionInputs(query, key, norms, scaling, softcap, window_of(module))
+            made[index] = AttentionInputs(query, key, value, mix, scaling, softcap, window_of(module))
         return made
 
     def _softcap(self, module: Any) -> float | None:
@@ -119,12 +128,21 @@ class Inside:
         cap: float | None = module.attn_logit_softcapping if self._trunk.config.model_type == "gemma2" else None
         return cap
 
-    def _keep_attention(self, index: int) -> Any:
-        def hook(module: Any, args: Any, kwargs: Any, _output: Any) -> None:
-            states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            self._attention[index] = _inputs(module, states, kwargs)
+    def _attention_hooks(self, index: int, attention: Any) -> Iterator[Any]:
+        def keep(name: str) -> Any:
+            def hook(_module: Any, _args: Any, output: Any) -> None:
+                self._projected[name] = output
 
-        return hook
+            return hook
+
+        def put_together(module: Any, _args: Any, kwargs: Any, _output: Any) -> None:
+            self._attention[index] = _inputs(module, self._projected, kwargs)
+            self._projected.clear()
+
+        for name in ("q_proj", "k_proj", "v_proj"):
+            if getattr(attention, name, None) is not None:
+                yield getattr(attention, name).register_forward_hook(keep(name))
+        yield attention.register_forward_hook(put_together, with_kwargs=True)
 
     def _write_hooks(self, index: int, block: Any) -> Iterator[Any]:
         at = list(self._capture.writes)
@@ -198,8 +216,10 @@ def _has_post_norms(block: Any) -> bool:
     return hasattr(block, "pre_feedforward_layernorm")
 
 
-def _inputs(module: Any, states: torch.Tensor, kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The queries B × H × T × d_head, keys B × G × T × d_head and value lengths B × H × T of one attention module."""
+def _inputs(
+    module: Any, projected: Mapping[str, torch.Tensor], kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The queries B × H × T × d_head, keys B × G × T × d_head and values of one attention module."""
     cos, sin = (part.unsqueeze(1) for part in kwargs["position_embeddings"])
 
     def rotated(tensor: torch.Tensor) -> torch.Tensor:
@@ -207,25 +227,16 @@ def _inputs(module: Any, states: torch.Tensor, kwargs: Any) -> tuple[torch.Tenso
         turned: torch.Tensor = tensor * cos + torch.cat((-right, left), dim=-1) * sin
         return turned
 
-    def split(projected: torch.Tensor) -> torch.Tensor:
-        by_head: torch.Tensor = projected.unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
+    def split(name: str) -> torch.Tensor:
+        by_head: torch.Tensor = projected[name].unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
         return by_head
 
     def normed(name: str, tensor: torch.Tensor) -> torch.Tensor:
         made: torch.Tensor = getattr(module, name)(tensor) if hasattr(module, name) else tensor
         return made
 
-    query = rotated(normed("q_norm", split(module.q_proj(states))))
+    query = rotated(normed("q_norm", split("q_proj")))
     if getattr(module, "is_kv_shared_layer", False):
-        key, value = kwargs["shared_kv_states"][module.layer_type]
-    else:
-        projected = split(module.k_proj(states))
-        value = projected if module.v_proj is None else split(module.v_proj(states))
-        key, value = rotated(normed("k_norm", projected)), normed("v_norm", value)
-    heads, groups = query.shape[1], key.shape[1]
-    weight = module.o_proj.weight.unflatten(1, (heads, module.head_dim))  # d × H × d_head
-    norms = [
-        (value[:, head * groups // heads] @ weight[:, head].T).float().norm(dim=-1)  # one head's T × d at a time
-        for head in range(heads)
-    ]
-    return query, key, torch.stack(norms, dim=1)
+        return query, *kwargs["shared_kv_states"][module.layer_type]
+    value = split("v_proj" if "v_proj" in projected else "k_proj")
+    return query, rotated(normed("k_norm", split("k_proj"))), normed("v_norm", value)

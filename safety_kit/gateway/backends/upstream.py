@@ -14,8 +14,10 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
+from urllib.request import getproxies
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from safety_kit.chat.events import DONE, EventReader
 from safety_kit.chat.places import is_identifier
@@ -27,6 +29,9 @@ MAX_BODY: Final = 64_000_000
 """Bytes of a whole reply, and of a whole stream."""
 
 MAX_ERROR: Final = 65_536
+KEEP: Final = 4.0
+"""Seconds that a connection waits for its next request: less than the five after which many servers close theirs."""
+
 DRAIN: Final = 0.2
 """Seconds that a stream has to end after its last event."""
 
@@ -39,52 +44,54 @@ _PASSED: Final = frozenset({400, 404, 409, 413, 415, 422, 429})
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9_./:@+-]{1,256}")
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_UNSENT: Final = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.ReadError,
-    httpx.WriteError,
-    httpx.RemoteProtocolError,
-)
+_UNSENT: Final = (aiohttp.ClientOSError, aiohttp.ConnectionTimeoutError, aiohttp.ServerDisconnectedError)
 """No answer began: a connection that could not be had, or one kept alive that the server had closed."""
 
 
 class UpstreamBackend:
-    """Calls an upstream with httpx.
+    """Calls an upstream with aiohttp, whose parser is compiled.
 
     A call is tried again only before the first byte of its answer.
     """
 
     brings_activations = False
 
-    def __init__(self, settings: Upstream, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, settings: Upstream) -> None:
         """Set it up; nothing is connected yet.
 
         Args:
             settings: Where it is and how it is called.
-            transport: For tests.
 
         Raises:
             UserError: The URL is no http(s) URL, or the environment variable of the key is not set.
         """
         try:
-            url = httpx.URL(settings.url.rstrip("/") + "/")
-        except httpx.InvalidURL:
-            url = httpx.URL("")
+            url = URL(settings.url.rstrip("/") + "/")
+        except ValueError:
+            url = URL("")
         if url.scheme not in ("http", "https") or not url.host:
             raise UserError("The upstream's url must be one such as http://127.0.0.1:8000/v1.")
         self.name = url.host
+        self._url = url
         self._settings = settings
         self._key = _key(settings)
-        timeout = httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout, pool=settings.connect_timeout)
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            headers={"accept-encoding": "identity", "user-agent": "safety-kit"},
-            follow_redirects=False,
-            transport=transport,
-        )
+        self._opened: aiohttp.ClientSession | None = None
+
+    @property
+    def _http(self) -> aiohttp.ClientSession:
+        """The connections, which belong to the loop that asks first."""
+        if self._opened is None:
+            self._opened = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, connect=self._settings.connect_timeout, sock_read=self._settings.read_timeout
+                ),
+                headers={"accept-encoding": "identity", "user-agent": "safety-kit"},
+                cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookie is not another's
+                auto_decompress=False,
+                trust_env=bool(getproxies()),
+            )
+        return self._opened
 
     async def models(self) -> list[dict[str, Any]]:
         """The upstream's own list, without what it says beside: nothing has checked that."""
@@ -118,14 +125,15 @@ class UpstreamBackend:
     async def ready(self) -> bool:
         """Whether it answers at all; a key that it refuses for the list of models may do for a chat."""
         try:
-            response = await self._http.send(self._request("GET", "models", None, Call("ready")), stream=True)
-        except httpx.HTTPError:
+            response = await self._request("GET", "models", None, Call("ready"))
+        except (aiohttp.ClientError, TimeoutError):
             return False
-        await response.aclose()
-        return response.status_code < 500
+        response.close()
+        return response.status < 500
 
     async def close(self) -> None:
-        await self._http.aclose()
+        if self._opened is not None:
+            await self._opened.close()
 
     # --- one call
 
@@ -134,14 +142,14 @@ class UpstreamBackend:
         try:
             content = await _read(response, MAX_BODY)
             value = await asyncio.to_thread(json.loads, content) if len(content) > 65_536 else json.loads(content)
-        except httpx.TimeoutException as error:
+        except TimeoutError as error:
             raise _late() from error
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             raise _cut() from error
         except (ValueError, RecursionError) as error:
             raise _garbage("Its answer is no JSON.") from error
         finally:
-            await response.aclose()
+            response.close()
         if not isinstance(value, dict):
             raise _garbage("Its answer is no JSON object.")
         return value
@@ -152,7 +160,7 @@ class UpstreamBackend:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise _garbage("It was asked for a stream and gave none.")
             events, size = EventReader(), 0
-            pieces = response.aiter_bytes()
+            pieces = response.content.iter_any()
             async for piece in pieces:
                 size += len(piece)
                 if size > MAX_BODY:
@@ -163,16 +171,16 @@ class UpstreamBackend:
                         return
                     yield _chunk(data)
             raise _cut()
-        except httpx.TimeoutException as error:
+        except TimeoutError as error:
             raise _late() from error
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             raise _cut() from error
         except ConversationError as error:
             raise _garbage(str(error)) from error
         finally:
-            await response.aclose()
+            response.close()
 
-    async def _send(self, method: str, path: str, body: Mapping[str, Any] | None, call: Call) -> httpx.Response:
+    async def _send(self, method: str, path: str, body: Mapping[str, Any] | None, call: Call) -> aiohttp.ClientResponse:
         """The answer's head, with a status that says that it is one.
 
         Raises:
@@ -181,43 +189,48 @@ class UpstreamBackend:
         for tried in range(self._settings.retries + 1):
             last = tried == self._settings.retries
             try:
-                response = await self._http.send(self._request(method, path, body, call), stream=True)
+                response = await self._request(method, path, body, call)
             except _UNSENT as error:
                 if last:
                     raise BackendError(502, "upstream_unavailable", "The upstream cannot be reached.", 1) from error
                 await asyncio.sleep(_pause(tried))
                 continue
-            except httpx.TimeoutException as error:
+            except TimeoutError as error:
                 raise _late() from error
-            except httpx.HTTPError as error:
+            except aiohttp.ClientError as error:
                 raise BackendError(502, "upstream_unavailable", "The upstream cannot be reached.", 1) from error
-            if response.status_code == 200:
+            if response.status == 200:
                 if response.headers.get("content-encoding", "identity") != "identity":
-                    await response.aclose()
+                    response.close()
                     raise _garbage("It compressed what it was asked not to.")
                 return response
             wait = _retry_after(response)
-            retried = response.status_code in _RETRIED and not last and (wait or 0) <= MAX_WAIT
+            retried = response.status in _RETRIED and not last and (wait or 0) <= MAX_WAIT
             fault = None if retried else await self._fault(response, wait)
-            await response.aclose()
+            response.close()
             if fault is not None:
                 raise fault
             await asyncio.sleep(wait if wait is not None else _pause(tried))
         raise AssertionError("the last try returns or raises")
 
-    def _request(self, method: str, path: str, body: Mapping[str, Any] | None, call: Call) -> httpx.Request:
+    async def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None, call: Call
+    ) -> aiohttp.ClientResponse:
         headers = {**call.headers, "x-request-id": call.request_id}
         key = call.caller_key if self._settings.pass_caller_key else self._key
         if key:
             headers["authorization"] = f"Bearer {key}"
-        if body is None:
-            return self._http.build_request(method, path, headers=headers)
-        headers["content-type"] = "application/json"
-        return self._http.build_request(method, path, headers=headers, content=json.dumps(body).encode())
+        content = None
+        if body is not None:
+            headers["content-type"] = "application/json"
+            content = json.dumps(body).encode()
+        return await self._http.request(
+            method, self._url.join(URL(path)), data=content, headers=headers, allow_redirects=False
+        )
 
-    async def _fault(self, response: httpx.Response, wait: float | None) -> BackendError:
+    async def _fault(self, response: aiohttp.ClientResponse, wait: float | None) -> BackendError:
         """What a status that is no success comes to."""
-        status = response.status_code
+        status = response.status
         if 300 <= status < 400:
             return BackendError(502, "upstream_redirect", "The upstream redirects; name its own address as its url.")
         if status in (401, 403):
@@ -253,15 +266,15 @@ def _chunk(data: bytes) -> Chunk:
 
 async def _drain(pieces: AsyncIterator[bytes]) -> None:
     """Read to the end of what has said that it is at its end, so that the connection can be used again."""
-    with suppress(TimeoutError, httpx.HTTPError):
+    with suppress(TimeoutError, aiohttp.ClientError):
         async with asyncio.timeout(DRAIN):
             async for _ in pieces:
                 return  # more after the end: let the connection go
 
 
-async def _read(response: httpx.Response, limit: int) -> bytes:
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     pieces, size = [], 0
-    async for piece in response.aiter_bytes():
+    async for piece in response.content.iter_any():
         size += len(piece)
         if size > limit:
             raise _garbage(f"Its answer has more than {limit} bytes.")
@@ -269,17 +282,17 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-async def _code(response: httpx.Response) -> str | None:
+async def _code(response: aiohttp.ClientResponse) -> str | None:
     """The code of an error, where it is one word: the only thing of its body that is passed on."""
     try:
         error = json.loads(await _read(response, MAX_ERROR)).get("error")
         code = error.get("code") or error.get("type")
-    except (ValueError, AttributeError, RecursionError, httpx.HTTPError, BackendError):
+    except (ValueError, AttributeError, RecursionError, TimeoutError, aiohttp.ClientError, BackendError):
         return None
     return code if isinstance(code, str) and _CODE.fullmatch(code) else None
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
     value = response.headers.get("retry-after", "")
     return float(value) if value.isascii() and value.isdigit() and len(value) < 8 else None
 
