@@ -173,8 +173,13 @@ class Head:
 
     def probability(self, score: float, stage: Stage) -> float:
         """The calibrated probability of a decision score."""
+        return float(self.probabilities(np.float64(score), stage))
+
+    def probabilities(self, scores: NDArray[np.float64] | np.float64, stage: Stage) -> NDArray[np.float64]:
+        """Those of an array of decision scores, in its shape."""
         scale = self.calibration[stage]
-        return float(1.0 / (1.0 + np.exp(-np.clip(scale.slope * score + scale.intercept, -60, 60))))
+        made: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(scale.slope * scores + scale.intercept, -60, 60)))
+        return made
 
     def threshold_for(self, max_fpr: float, stage: Stage, confidence: float = budget.CONFIDENCE) -> float:
         """The probability above which at most `max_fpr` of texts like the held-out negatives lie.

@@ -90,14 +90,14 @@ def _strip(
     window = head.window_at(stage)
     last = _window_means(scores, window)
     decided = _decisions(last, stage, window, head.stride)
-    probability = np.array([head.probability(score + head.bias, stage) for score in decided])
+    probability = head.probabilities(decided + head.bias, stage)
     ends = tuple(dict.fromkeys(end - 1 for end in reading_ends(len(probability), stage, window, head.stride)))
     return Strip(
         head.category,
         stage,
         view.offsets,
         probability,
-        np.array([head.probability(score + head.bias, stage) for score in last]),
+        head.probabilities(last + head.bias, stage),
         np.diff(probability, prepend=np.nan),
         limits,
         {action: _first_above(probability, limit, range(len(probability))) for action, limit in limits.items()},
