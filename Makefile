@@ -8,7 +8,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help help-all setup demo demo-loop app serve test test-fast check format bench bench-house bench-classifiers \
-	bench-lora bench-guard bench-contexts bench-languages bench-gateway load classifiers screenshots wheel clean
+	bench-lora bench-guard bench-contexts bench-languages bench-gateway bench-debugger load classifiers screenshots wheel clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*[^#]## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +79,9 @@ bench-contexts: $(READY) ### the shipped classifiers in ten contexts
 
 bench-languages: $(READY) ### taught in English, scored in other languages
 	$(PY) -m benchmarks.languages $(ARGS)
+
+bench-debugger: $(READY) ### what looking into a run costs: benchmarks/results/debugger.json (needs Chromium)
+	$(PY) -m benchmarks.debugger $(ARGS)
 
 bench-gateway: $(READY) ### what the gateway costs and stands, without the long run (--quick, --only endurance)
 	$(PY) -m benchmarks.gateway $(ARGS)

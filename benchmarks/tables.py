@@ -20,6 +20,7 @@ PLACES = {
     "contexts": FIGURES,
     "languages": FIGURES,
     "gateway": FIGURES,
+    "debugger": FIGURES,
 }
 
 
