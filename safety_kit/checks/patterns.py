@@ -20,7 +20,8 @@ from safety_kit.checks.windows import Hit, Seen, Windows
 from safety_kit.types import Finding
 
 _MARK = re.compile(
-    rf"{DISGUISE}|(?i:[a-z][0-9@$!|+])(?=[\w@$!|+])|(?i:[0-9@$!|+][a-z])|[\u0370-\u052f\u13a0-\u13ff\u1d00-\u1dbf]"
+    rf"{DISGUISE}|(?i:[a-z][0-9@$!|+])(?=[\w@$!|+])|(?i:[0-9@$!|+][a-z])|[\u0250-\u02af\u0370-\u058f\u13a0-\u13ff"
+    r"\u1d00-\u1dbf\u2c80-\u2cff\ua4d0-\ua4ff\ua730\ua731]"
 )
 """Where a view may differ: a disguise, figures and signs among letters, letters that look like Latin ones."""
 
