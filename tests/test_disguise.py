@@ -126,6 +126,41 @@ def test_a_keyword_is_found_wherever_a_view_shows_it() -> None:
     assert missed == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["project_bluebird", "project-bluebird", "project.bluebird", "project   bluebird", "project\n  bluebird",
+     "**project** bluebird", "project `bluebird`", "is_project_bluebird_on", "get/project/bluebird",
+     "project\u00a0\u00a0bluebird", "cHJvamVjdF9ibHVlYmlyZCE="],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_keyword_is_found_whatever_keeps_its_words_apart(text: str, size: int) -> None:
+    whole = f"{PADDING * 3}It is about {text} and {PADDING * 3}"
+    findings, _ = steps_of(WORDS, [Delta(whole[at : at + size]) for at in range(0, len(whole), size)])
+    assert covered(findings, whole, text) > 0.6
+    key = lambda f: (f.spans, f.detail)  # noqa: E731
+    assert sorted(findings, key=key) == sorted(found(WORDS, whole), key=key)
+
+
+@pytest.mark.parametrize(
+    "text", ["a project. Bluebird", "project, bluebird", "project\n\nbluebird", "a project - bluebird"]
+)
+def test_words_of_two_clauses_are_no_keyword(text: str) -> None:
+    assert found(WORDS, text) == []
+
+
+def test_a_keyword_of_two_words_is_found_in_a_name() -> None:
+    guard = Guard(Policy.parse("""
+version: 1
+name: t
+checks: {names: {type: patterns, keywords: [project bluebird]}}
+rules: [{category: names, action: block}]
+"""))  # fmt: skip
+    function = {"name": "project_bluebird", "arguments": "{}"}
+    call = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+    assert guard.check_request({"messages": [{"role": "user", "content": "hi"}, call]}).blocked
+    assert guard.check_request({"messages": [{"role": "user", "name": "project_bluebird", "content": "hi"}]}).blocked
+
+
 def test_a_stream_redacts_what_hides() -> None:
     guard = Guard(
         Policy.parse("version: 1\nname: t\nchecks: {pii: {type: pii}}\nrules: [{category: pii.email, action: redact}]")
