@@ -128,7 +128,14 @@ SECRETS: Final[dict[str, tuple[str, str]]] = {
 }
 """The entropy and keyword plugins are left out: they fire on ordinary code and prose."""
 
-OWN_SECRETS: Final = ("private_key", "openai_key", "anthropic_key", "google_api_key")
+OWN_SECRETS: Final = (
+    "private_key",
+    "openai_key",
+    "anthropic_key",
+    "google_api_key",
+    "hugging_face_token",
+    "gitlab_token",
+)
 """Found by patterns of `checks/secrets.py`, because no plugin finds them, or none whole."""
 
 # fmt: off

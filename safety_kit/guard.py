@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from safety_kit.chat.verdict_cache import VerdictCache, batches
 from safety_kit.check_options import DEFAULT_TIMEOUT_MS, JudgeOptions, ProbeOptions
-from safety_kit.checks.base import Check, TextCheck, build
+from safety_kit.checks.base import Check, Delta, TextCheck, build, started
 from safety_kit.checks.disguise import with_views, worst
 from safety_kit.outcome import Outcome, fault, vet
 from safety_kit.policy import DEFAULT_MESSAGE, Policy
@@ -39,6 +39,9 @@ _PHASES: Final[dict[Which, tuple[Literal["text", "probe", "judge"], ...]]] = {
     "judge": ("judge",),
 }
 """What is done one after the other: a phase reads what the one before would pass on."""
+
+_PIECE: Final = 16_384
+"""Characters that a text check reads at once: the dearest are read in about a second."""
 
 
 class Guard:
@@ -367,18 +370,31 @@ class Guard:
 
     def _answers(self, check: Check, samples: Sequence[Sample]) -> Sequence[Sequence[Finding]]:
         """What a check finds; a probe also reads the views of what comes in, and the worst of them counts."""
+        if isinstance(check, TextCheck) and _is_own(check) and any(len(sample.text) > _PIECE for sample in samples):
+            return [self._in_pieces(check, sample) for sample in samples]
         if check is not self.probes or not self.policy.views:
             return check.run(samples)
         texts, owners = with_views(samples)
         found = check.run(texts)
         return found if len(texts) == len(samples) else worst(found, owners, len(samples))
 
+    def _in_pieces(self, check: TextCheck, sample: Sample) -> list[Finding]:
+        """What `run` finds in a long text, which is given up between two pieces when the check's time is over."""
+        text, state, found = sample.text, started(check, sample), list[Finding]()
+        begin = time.perf_counter()
+        for at in range(0, len(text), _PIECE):
+            self._timeouts.in_time(begin, self._limits.get(check.name, DEFAULT_TIMEOUT_MS))
+            state, more, _ = check.step(state, Delta(text[at : at + _PIECE]), at + _PIECE >= len(text))
+            found += more
+        return found
+
     def call(self, check: Check, function: Callable[[], T], texts: int = 0) -> T:
         """Call one of a check's functions inside its time.
 
         What may hang runs in a thread of its own, which is left behind when the time is up: a model that reads texts,
         and every check that is not the kit's own. The kit's own text checks do bounded work a character and wait for
-        nothing, so they are spared the thread; they fail if they come back late.
+        nothing, so they are spared the thread; they are given up between two pieces of a long text, and fail if they
+        come back late.
 
         Args:
             check: The check.
@@ -389,12 +405,15 @@ class Guard:
             CheckTimeout: It took longer.
         """
         asks_model = texts > 0 and (check is self.probes or check in self.judges)
-        own = type(check).__module__.startswith("safety_kit.checks.")
         limit = self._probe_limit if check is self.probes else self._limits.get(check.name, DEFAULT_TIMEOUT_MS)
         ms = limit * max(1, texts)
-        if own and not asks_model:
+        if _is_own(check) and not asks_model:
             return self._timeouts.inline(function, ms)
         return self._timeouts.threaded(check.name, function, ms)
+
+
+def _is_own(check: Check) -> bool:
+    return type(check).__module__.startswith("safety_kit.checks.")
 
 
 def new_request_id() -> str:

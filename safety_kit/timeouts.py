@@ -38,9 +38,14 @@ class Timeouts:
         """
         begin = time.perf_counter()
         result = _call(function)
+        self.in_time(begin, ms)
+        return result
+
+    @staticmethod
+    def in_time(begin: float, ms: float) -> None:
+        """Raise `CheckTimeout` where more than `ms` have gone by since `begin`, a `time.perf_counter`."""
         if (time.perf_counter() - begin) * 1000 > ms:
             raise _late(ms)
-        return result
 
     def threaded(self, name: str, function: Callable[[], T], ms: float) -> T:
         """Call in a thread of its own.

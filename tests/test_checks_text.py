@@ -28,7 +28,9 @@ def patterns(**options: object) -> PatternsCheck:
 
 PII = PiiCheck("pii", PiiOptions(type="pii", countries=COUNTRIES), pii_categories(COUNTRIES))
 SECRETS = SecretsCheck("secrets", secret_categories())
-WORDS = patterns(keywords=("foo bar", "straße", "bar", "@home", "a"), regexes=(r"\b[A-Z]{3}-\d{4}\b", r"x{40,}"))
+WORDS = patterns(
+    keywords=("foo bar", "foo bar a b", "straße", "bar", "@home", "a"), regexes=(r"\b[A-Z]{3}-\d{4}\b", r"x{40,}")
+)
 CHECKS: dict[str, TextCheck] = {"pii": PII, "secrets": SECRETS, "patterns": WORDS}
 
 
@@ -43,6 +45,7 @@ def found(check: TextCheck, text: str) -> list[tuple[str, str]]:
 @given(text=texts, places=cuts)
 @example(text="x" * 150 + "@example.org " + CARD, places=[100, 129, 160])
 @example(text=". xfoo bar foo barx " * 3, places=list(range(60)))
+@example(text="foo  bar_a-b. foo **bar** a/b foo\n bar  " * 3, places=list(range(0, 120, 3)))
 @example(text="-----BEGIN PRIVATE KEY-----" + "A" * 9000, places=list(range(0, 9000, 700)))
 @example(text="eyJhbGciOiJI" + "A" * 9000, places=list(range(0, 9000, 700)))
 def test_stepping_equals_run(name: str, text: str, places: list[int]) -> None:
@@ -207,6 +210,9 @@ AZURE = "AccountKey=" + "aB3/" * 21 + "ab=="
         ("sk_live_" + "a1B2" * 6, [("stripe_key", "sk_live_" + "a1B2" * 6)]),
         ("xoxb-123456-abcdef", [("slack_token", "xoxb-123456-abcdef")]),
         ("AIza" + "a" * 35, [("google_api_key", "AIza" + "a" * 35)]),
+        ("hf_" + "aBcDefGhij" * 3 + "KLmn", [("hugging_face_token", "hf_" + "aBcDefGhij" * 3 + "KLmn")]),
+        ("the function hf_" + "hub_download_" * 4, []),
+        ("glpat-" + "aB1-cD2_eF" * 2, [("gitlab_token", "glpat-" + "aB1-cD2_eF" * 2)]),
         (f"Bearer {JWT}", [("jwt", JWT)]),
         ("eyJhbGciOiJIUzI1NiJ9 is the header", []),
         (f"a\n{PEM}\nb", [("private_key", PEM)]),

@@ -263,6 +263,8 @@ def test_files_that_no_scan_wrote_are_left_alone(rows: Path, policy: Path, tmp_p
     assert out.read_text() == '{"precious": 1}\n'
     done = scan(rows, rows, policy)
     assert (done.exit_code, "OUT is IN" in done.stderr) == (2, True)
+    done = scan(rows, tmp_path / "out.parquet", policy)
+    assert (done.exit_code, "name it out.jsonl" in done.stderr, (tmp_path / "out.parquet").exists()) == (2, True, False)
     assert scan(rows, rows / "out", policy).exit_code == 3
     assert scan(rows, tmp_path / "new folder" / "out", policy).exit_code == 0
     assert scan(tmp_path / "nothing.jsonl", tmp_path / "new", policy).exit_code == 2

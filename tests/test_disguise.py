@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,8 @@ from safety_kit.guard import Guard
 from safety_kit.policy import Policy
 from safety_kit.stream import StreamGuard
 from safety_kit.types import Finding, Sample
+from safety_kit.views import views
+from safety_kit.views.confusables import ALIKE, CLOSE
 
 if TYPE_CHECKING:
     from safety_kit.gemma import Gemma
@@ -100,6 +104,61 @@ def test_wherever_it_stands_and_however_it_is_cut(name: str, check: str, before:
     assert cleared == sorted(cleared)
     if len(disguised) < 90 and (check == "words" or name in EXACT):
         assert any(finding.spans for finding in whole), text
+
+
+def replacements() -> Iterator[str]:
+    """The keyword with one character of every alphabet put between two letters, between the words, or for a letter."""
+    for char in map(chr, range(0x80, 0x110000)):
+        alike = ALIKE.get(char) or CLOSE.get(char)
+        if unicodedata.category(char) in ("Cn", "Co", "Cs", "Lo") and not alike:
+            continue
+        yield f"proj{char}ect bluebird"
+        yield f"project{char}bluebird"
+        plain = alike or unicodedata.normalize("NFKC", char)
+        if len(plain) == 1 and plain.lower() in KEYWORD:
+            yield KEYWORD.replace(plain.lower(), char, 1)
+
+
+def test_a_keyword_is_found_wherever_a_view_shows_it() -> None:
+    shown = [text for text in replacements() if any(KEYWORD in view.text.casefold() for view in views(text))]
+    assert len(shown) > 1000
+    missed = [text for text, findings in zip(shown, WORDS.run([*map(Sample, shown)]), strict=True) if not findings]
+    assert missed == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["project_bluebird", "project-bluebird", "project.bluebird", "project   bluebird", "project\n  bluebird",
+     "**project** bluebird", "project `bluebird`", "is_project_bluebird_on", "get/project/bluebird",
+     "project\u00a0\u00a0bluebird", "cHJvamVjdF9ibHVlYmlyZCE="],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_keyword_is_found_whatever_keeps_its_words_apart(text: str, size: int) -> None:
+    whole = f"{PADDING * 3}It is about {text} and {PADDING * 3}"
+    findings, _ = steps_of(WORDS, [Delta(whole[at : at + size]) for at in range(0, len(whole), size)])
+    assert covered(findings, whole, text) > 0.6
+    key = lambda f: (f.spans, f.detail)  # noqa: E731
+    assert sorted(findings, key=key) == sorted(found(WORDS, whole), key=key)
+
+
+@pytest.mark.parametrize(
+    "text", ["a project. Bluebird", "project, bluebird", "project\n\nbluebird", "a project - bluebird"]
+)
+def test_words_of_two_clauses_are_no_keyword(text: str) -> None:
+    assert found(WORDS, text) == []
+
+
+def test_a_keyword_of_two_words_is_found_in_a_name() -> None:
+    guard = Guard(Policy.parse("""
+version: 1
+name: t
+checks: {names: {type: patterns, keywords: [project bluebird]}}
+rules: [{category: names, action: block}]
+"""))  # fmt: skip
+    function = {"name": "project_bluebird", "arguments": "{}"}
+    call = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+    assert guard.check_request({"messages": [{"role": "user", "content": "hi"}, call]}).blocked
+    assert guard.check_request({"messages": [{"role": "user", "name": "project_bluebird", "content": "hi"}]}).blocked
 
 
 def test_a_stream_redacts_what_hides() -> None:

@@ -11,6 +11,7 @@ import pytest
 from test_guard import Odd, boom
 
 from safety_kit import timeouts
+from safety_kit.checks.base import Delta
 from safety_kit.errors import CheckTimeout, PolicyError
 from safety_kit.guard import Guard
 from safety_kit.policy import Policy
@@ -138,6 +139,28 @@ def test_an_own_check_that_comes_back_late_has_failed(monkeypatch: pytest.Monkey
     verdict = guard.check_text("foo bar")
     assert verdict.blocked
     assert [(error.check, error.kind) for error in verdict.errors] == [("pii", "timeout"), ("odd", "timeout")]
+
+
+def test_an_own_check_gives_a_long_text_up_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = Guard(Policy.parse(POLICY.replace("timeout_ms: 20", "timeout_ms: 60000")))
+    check = guard.text_checks[0]
+    step, read = check.step, []
+
+    def spy(state: Any, new: Delta, final: bool) -> Any:
+        read.append(len(new.text))
+        return step(state, new, final)
+
+    check.step = spy  # type: ignore[method-assign]
+    text = "a fine day " * 100_000
+    assert guard.check_text(text).errors == ()
+    assert sum(read) == len(text)
+    read.clear()
+    clock = itertools.count(step=100)
+    monkeypatch.setattr(timeouts.time, "perf_counter", lambda: next(clock))
+    verdict = guard.check_text(text)
+    assert (verdict.action, verdict.code) == (Action.BLOCK, "blocked.error")
+    assert (verdict.errors[0].check, verdict.errors[0].kind) == ("pii", "timeout")
+    assert sum(read) < len(text) / 10
 
 
 def test_the_time_is_a_text_s(let_go: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,13 @@ from safety_kit.checks.base import WHOLE, Delta, Lookahead, StepResult, TextChec
 from safety_kit.checks.disguise import through_views
 from safety_kit.checks.prefix import open_from
 from safety_kit.checks.runs import DISGUISE, Held, Runs
+from safety_kit.checks.separators import SEPARATOR, across_separators
 from safety_kit.checks.windows import Hit, Seen, Windows
 from safety_kit.types import Finding
 
 _MARK = re.compile(
-    rf"{DISGUISE}|(?i:[a-z][0-9@$!|+])(?=[\w@$!|+])|(?i:[0-9@$!|+][a-z])|[\u0370-\u052f\u13a0-\u13ff\u1d00-\u1dbf]"
+    rf"{DISGUISE}|(?i:[a-z][0-9@$!|+])(?=[\w@$!|+])|(?i:[0-9@$!|+][a-z])|[\u0250-\u02af\u0370-\u058f\u13a0-\u13ff"
+    r"\u1d00-\u1dbf\u2c80-\u2cff\ua4d0-\ua4ff\ua730\ua731]"
 )
 """Where a view may differ: a disguise, figures and signs among letters, letters that look like Latin ones."""
 
@@ -41,7 +43,8 @@ class _Tail:
 class _State:
     """Of keywords, of regexes, and where the first regex match begins or may begin that no window has decided.
 
-    `pieces` is all that was read, for regexes without a bound; `hidden` is of the views.
+    `pieces` is all that was read, for regexes without a bound; `hidden` is of the views, `apart` of
+    keywords whose words are kept apart.
     """
 
     words: _Tail = field(default_factory=_Tail)
@@ -49,6 +52,7 @@ class _State:
     open: int = 0
     pieces: Any = ()
     hidden: Held = field(default_factory=Held)
+    apart: Held = field(default_factory=Held)
 
 
 def spaced(text: str) -> str:
@@ -96,6 +100,9 @@ class PatternsCheck(TextCheck):
         self._windows = Windows(step=max(128, reach), reach=reach)
         self._hidden = through_views(lambda piece: [], self._find_hidden)
         self._disguised = Runs(_MARK, neighbours=2, longest=max(256, self._longest + 128))
+        blanks = max((keyword.count(" ") for keyword in keywords), default=0)
+        self._across = across_separators(lambda piece: self._step_words(_Tail(), piece, final=True)[1])
+        self._apart = Runs(SEPARATOR, neighbours=blanks, longest=max(256, self._longest + 128)) if blanks else None
         bounded = max(self._longest, self._windows.lookahead if self._regexes else 0, self._disguised.lookahead)
         self.lookahead: Lookahead = WHOLE if self._whole else bounded
 
@@ -121,11 +128,16 @@ class PatternsCheck(TextCheck):
             held, hidden, decided = self._disguised.advance(held, text, final, self._hidden)
             hits += hidden
             cleared = min(cleared, decided)
+        apart = state.apart
+        if self.views and self._apart is not None:
+            apart, kept_apart, decided = self._apart.advance(apart, text, final, self._across)
+            hits += kept_apart
+            cleared = min(cleared, decided)
         findings = [
             Finding(self.name, self.category, 1.0, "rule", ((hit.start, hit.end),), hit.detail)
             for hit in sorted(word_hits + hits, key=lambda hit: hit.start)
         ]
-        return _State(words, seen, opened, pieces, held), findings, cleared
+        return _State(words, seen, opened, pieces, held, apart), findings, cleared
 
     def _step_words(self, tail: _Tail, added: str, final: bool) -> tuple[_Tail, list[Hit], int]:
         text = tail.text + added
@@ -182,7 +194,7 @@ class PatternsCheck(TextCheck):
         return not left and not right
 
     def _find_hidden(self, view: str) -> list[Hit]:
-        return self._find(view) + self._step_words(_Tail(), view, final=True)[1]
+        return self._find(view) + self._step_words(_Tail(), view, final=True)[1] + self._across(view)
 
     def _find(self, piece: str) -> list[Hit]:
         return [

@@ -16,9 +16,11 @@ from typing import Final
 
 from safety_kit.checks.windows import Hit
 
-_HIDDEN = (
-    r"\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\uff01-\uff5e\u2460-\u24ff\U0001d400-\U0001d7ff"
-    r"\U000e0000-\U000e007f"
+_HIDDEN = (  # what folding may take away, or read as ASCII
+    r"\u00a0\u00ad\u0300-\u036f\u0483-\u0489\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u1ab0-\u1aff\u1dc0-\u1dff"
+    r"\u2000-\u200f\u2010\u2011\u2024\u202a-\u202f\u205f-\u209c\u20d0-\u20ff\u2102-\u2149\u2460-\u24ff\u2800\u2c7c\u2c7d"
+    r"\u3000\u3164\ua7f8\ua7f9\ufb00-\ufb06\ufe00-\ufe0f\ufe20-\ufe2f\ufe52-\ufe6b\ufeff\uff01-\uff5e\uffa0\ufff9-\ufffb"
+    r"\U0001d173-\U0001d17a\U0001d400-\U0001d7ff\U0001f110-\U0001f189\U0001f1e6-\U0001f1ff\U000e0000-\U000e0fff"
 )
 DISGUISE: Final = (  # what it may begin with is asked first: this is tried at every character
     rf"(?=[%=&\\{_HIDDEN}])"

@@ -20,6 +20,8 @@ _OWN = {
     "anthropic_key": re.compile(r"\bsk-ant-[A-Za-z0-9_-]{24,}"),
     "openai_key": re.compile(r"\bsk-(?!ant-)(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]{32,}"),
     "google_api_key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])"),
+    "hugging_face_token": re.compile(r"\bhf_[A-Za-z0-9]{34}(?![A-Za-z0-9])"),
+    "gitlab_token": re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}"),
     "github_token": re.compile(r"\bgithub_pat_[A-Za-z0-9_]{22,}"),
 }
 # What tells a secret's word from one of prose: its length, and a digit or letters in a case that words do not have.

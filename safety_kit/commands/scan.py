@@ -68,6 +68,8 @@ def scan(
 
     if Path(source).exists() and out.exists() and out.samefile(source):
         raise UserError("OUT is IN; name another file to write.")
+    if out.suffix.lower() in (".csv", ".parquet", ".json"):
+        raise UserError(f"{out}: a scan writes JSONL; name it {out.with_suffix('.jsonl').name}.")
     read = corpus.read(source, stage, rows_options.columns(text, prompt), keep or (), skip_bad)
     summary = Summary()
     with scanner(Settings(policy, model, revision, device, dtype, keep_text), processes) as (digest, scanned):
