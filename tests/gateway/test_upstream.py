@@ -137,6 +137,23 @@ def test_an_answer_that_is_none_is_a_fault(answer: bytes) -> None:
     run(lambda: Raw(answer), test)
 
 
+def test_a_fault_of_tls_is_told_as_such_and_not_tried_again() -> None:
+    class Plain(Raw):
+        """Speaks HTTP where TLS is spoken to it."""
+
+        async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.write(b"HTTP/1.1 400 Bad\r\n\r\n")
+            await writer.drain()
+
+    async def test(backend: UpstreamBackend, raw: Raw) -> None:
+        with pytest.raises(BackendError) as failed:
+            await backend.chat({}, CALL)
+        assert (failed.value.code, raw.opened) == ("upstream_tls", 1)
+
+    run(Plain, test, "https://127.0.0.1:{port}/v1", retries=2)
+
+
 @pytest.mark.parametrize(
     "pieces",
     [(), (b"HTTP/1.1 400 Bad\r\ncontent-length: 99\r\n\r\n{",), (whole()[:-1],)],

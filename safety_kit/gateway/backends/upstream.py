@@ -182,6 +182,10 @@ class UpstreamBackend:
             last = tried == self._settings.retries
             try:
                 response = await self._begun(method, path, body, call)
+            except aiohttp.ClientSSLError as error:
+                raise BackendError(
+                    502, "upstream_tls", "The upstream's TLS fails; check its url and SSL_CERT_FILE."
+                ) from error
             except _UNSENT as error:
                 if last:
                     raise BackendError(502, "upstream_unavailable", "The upstream cannot be reached.", 1) from error
