@@ -81,7 +81,6 @@ class UpstreamBackend:
                 headers={"accept-encoding": "identity", "user-agent": "safety-kit"},
                 cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookie is not another's
                 auto_decompress=False,
-                proxy=self._address.proxy,
             )
         return self._opened
 
@@ -229,7 +228,9 @@ class UpstreamBackend:
         url = self._address.base.join(URL(path))
         # aiohttp's own time begins once all is sent, and anew with each byte: what reads nothing, or drips, has no end.
         async with asyncio.timeout(self._settings.connect_timeout + self._settings.read_timeout):
-            return await self._http.request(method, url, data=content, headers=headers, allow_redirects=False)
+            return await self._http.request(
+                method, url, data=content, headers=headers, allow_redirects=False, proxy=self._address.proxy
+            )
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         """The pieces of a body; each has its own time.
