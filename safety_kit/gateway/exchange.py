@@ -62,7 +62,8 @@ def outcome_of_error(error: ApiError, ticket: Ticket) -> Outcome:
 
 def failed(error: BackendError) -> ApiError:
     """A backend's fault, as the client is told of it."""
-    return ApiError(error.status, error.message, error.code, retry_after=error.retry_after)
+    wait = 1 if error.retry_after is None and error.status in (429, 503) else error.retry_after
+    return ApiError(error.status, error.message, error.code, retry_after=wait)
 
 
 def unreadable(error: ConversationError) -> ApiError:

@@ -85,6 +85,12 @@ def test_an_upstreams_error_is_told_without_its_words(
     assert (record.outcome, record.status, record.code) == ("error", shown, code)
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_may_be_tried_again_later_says_when(address: str, fake: FakeUpstream, status: int) -> None:
+    answers(fake, failing(status))
+    assert post(address).headers["retry-after"] == "1"
+
+
 def test_what_can_be_tried_again_is(address: str, fake: FakeUpstream) -> None:
     answers(fake, failing(503), JSONResponse(completion("fine")))
     assert post(address).json()["choices"][0]["message"]["content"] == "fine"

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
-from urllib.request import getproxies
 
 import aiohttp
 from yarl import URL
 
 from safety_kit.chat.events import DONE, EventReader
 from safety_kit.chat.places import is_identifier
-from safety_kit.errors import ConversationError, UserError
+from safety_kit.errors import ConversationError
 from safety_kit.gateway.backends import BackendError, Call, Chunk
+from safety_kit.gateway.backends.address import Address
 from safety_kit.gateway.settings import Upstream
 
 MAX_BODY: Final = 64_000_000
@@ -63,18 +62,11 @@ class UpstreamBackend:
             settings: Where it is and how it is called.
 
         Raises:
-            UserError: The URL is no http(s) URL, or the environment variable of the key is not set.
+            UserError: See `Address.of`.
         """
-        try:
-            url = URL(settings.url.rstrip("/") + "/")
-        except ValueError:
-            url = URL("")
-        if url.scheme not in ("http", "https") or not url.host:
-            raise UserError("The upstream's url must be one such as http://127.0.0.1:8000/v1.")
-        self.name = url.host
-        self._url = url
+        self._address = Address.of(settings)
+        self.name = self._address.host
         self._settings = settings
-        self._key = _key(settings)
         self._opened: aiohttp.ClientSession | None = None
 
     @property
@@ -89,7 +81,6 @@ class UpstreamBackend:
                 headers={"accept-encoding": "identity", "user-agent": "safety-kit"},
                 cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookie is not another's
                 auto_decompress=False,
-                trust_env=bool(getproxies()),
             )
         return self._opened
 
@@ -125,7 +116,7 @@ class UpstreamBackend:
     async def ready(self) -> bool:
         """Whether it answers at all; a key that it refuses for the list of models may do for a chat."""
         try:
-            response = await self._request("GET", "models", None, Call("ready"))
+            response = await self._begun("GET", "models", None, Call("ready"))
         except (aiohttp.ClientError, TimeoutError):
             return False
         response.close()
@@ -140,7 +131,7 @@ class UpstreamBackend:
     async def _json(self, method: str, path: str, body: Mapping[str, Any] | None, call: Call) -> dict[str, Any]:
         response = await self._send(method, path, body, call)
         try:
-            content = await _read(response, MAX_BODY)
+            content = await self._read(response, MAX_BODY)
             value = await asyncio.to_thread(json.loads, content) if len(content) > 65_536 else json.loads(content)
         except TimeoutError as error:
             raise _late() from error
@@ -160,7 +151,7 @@ class UpstreamBackend:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise _garbage("It was asked for a stream and gave none.")
             events, size = EventReader(), 0
-            pieces = response.content.iter_any()
+            pieces = self._pieces(response)
             async for piece in pieces:
                 size += len(piece)
                 if size > MAX_BODY:
@@ -189,7 +180,11 @@ class UpstreamBackend:
         for tried in range(self._settings.retries + 1):
             last = tried == self._settings.retries
             try:
-                response = await self._request(method, path, body, call)
+                response = await self._begun(method, path, body, call)
+            except aiohttp.ClientSSLError as error:
+                raise BackendError(
+                    502, "upstream_tls", "The upstream's TLS fails; check its url and SSL_CERT_FILE."
+                ) from error
             except _UNSENT as error:
                 if last:
                     raise BackendError(502, "upstream_unavailable", "The upstream cannot be reached.", 1) from error
@@ -204,29 +199,64 @@ class UpstreamBackend:
                     response.close()
                     raise _garbage("It compressed what it was asked not to.")
                 return response
-            wait = _retry_after(response)
-            retried = response.status in _RETRIED and not last and (wait or 0) <= MAX_WAIT
-            fault = None if retried else await self._fault(response, wait)
-            response.close()
-            if fault is not None:
-                raise fault
+            try:
+                wait = _retry_after(response)
+                if response.status not in _RETRIED or last or (wait or 0) > MAX_WAIT:
+                    raise await self._fault(response, wait)
+            finally:
+                response.close()
             await asyncio.sleep(wait if wait is not None else _pause(tried))
         raise AssertionError("the last try returns or raises")
 
-    async def _request(
+    async def _begun(
         self, method: str, path: str, body: Mapping[str, Any] | None, call: Call
     ) -> aiohttp.ClientResponse:
+        """The head of an answer, whatever it says.
+
+        Raises:
+            TimeoutError: It did not come in time.
+            aiohttp.ClientError: There is none.
+        """
         headers = {**call.headers, "x-request-id": call.request_id}
-        key = call.caller_key if self._settings.pass_caller_key else self._key
+        key = call.caller_key if self._settings.pass_caller_key else self._address.key
         if key:
             headers["authorization"] = f"Bearer {key}"
         content = None
         if body is not None:
             headers["content-type"] = "application/json"
             content = json.dumps(body).encode()
-        return await self._http.request(
-            method, self._url.join(URL(path)), data=content, headers=headers, allow_redirects=False
-        )
+        url = self._address.base.join(URL(path))
+        # aiohttp's own time begins once all is sent, and anew with each byte: what reads nothing, or drips, has no end.
+        async with asyncio.timeout(self._settings.connect_timeout + self._settings.read_timeout):
+            return await self._http.request(
+                method, url, data=content, headers=headers, allow_redirects=False, proxy=self._address.proxy
+            )
+
+    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """The pieces of a body; each has its own time.
+
+        The time is measured here, for aiohttp stops its own where its parser fails in the middle of a body, and then
+        wakes nobody.
+
+        Raises:
+            TimeoutError: The next did not come.
+            aiohttp.ClientError: It broke off.
+        """
+        while True:
+            async with asyncio.timeout(self._settings.read_timeout):
+                piece = await response.content.readany()
+            if not piece:
+                return
+            yield piece
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        pieces, size = [], 0
+        async for piece in self._pieces(response):
+            size += len(piece)
+            if size > limit:
+                raise _garbage(f"Its answer has more than {limit} bytes.")
+            pieces.append(piece)
+        return b"".join(pieces)
 
     async def _fault(self, response: aiohttp.ClientResponse, wait: float | None) -> BackendError:
         """What a status that is no success comes to."""
@@ -240,16 +270,11 @@ class UpstreamBackend:
         if status not in _PASSED:
             shown = 503 if status in (502, 503, 504) else 502
             return BackendError(shown, "upstream_error", f"The upstream failed with the status {status}.", wait)
-        code = await _code(response) or "upstream_refused"
+        try:
+            code = _code(await self._read(response, MAX_ERROR)) or "upstream_refused"
+        except (TimeoutError, aiohttp.ClientError, BackendError):
+            code = "upstream_refused"
         return BackendError(status, code, f"The upstream refused the request with the status {status}, {code}.", wait)
-
-
-def _key(settings: Upstream) -> str | None:
-    if settings.api_key_env is not None:
-        if not (key := os.environ.get(settings.api_key_env)):
-            raise UserError(f"The environment variable {settings.api_key_env} holds no key for the upstream; set it.")
-        return key
-    return settings.api_key.get_secret_value() if settings.api_key else None
 
 
 def _chunk(data: bytes) -> Chunk:
@@ -272,22 +297,12 @@ async def _drain(pieces: AsyncIterator[bytes]) -> None:
                 return  # more after the end: let the connection go
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    pieces, size = [], 0
-    async for piece in response.content.iter_any():
-        size += len(piece)
-        if size > limit:
-            raise _garbage(f"Its answer has more than {limit} bytes.")
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-async def _code(response: aiohttp.ClientResponse) -> str | None:
+def _code(body: bytes) -> str | None:
     """The code of an error, where it is one word: the only thing of its body that is passed on."""
     try:
-        error = json.loads(await _read(response, MAX_ERROR)).get("error")
+        error = json.loads(body).get("error")
         code = error.get("code") or error.get("type")
-    except (ValueError, AttributeError, RecursionError, TimeoutError, aiohttp.ClientError, BackendError):
+    except (ValueError, AttributeError, RecursionError):
         return None
     return code if isinstance(code, str) and _CODE.fullmatch(code) else None
 
