@@ -115,7 +115,7 @@ def test_every_panel_draws_and_selecting_another_token_reads_nothing(
         ("Lens", "Every token", ("lens", "all")),
         ("Attention", "Remove it and see", ("ablation",)),
         ("Salience", "Measure", ("salience", "this token", "leave one out")),
-        ("Cause", "Change it and see", ("cause", "zero a head")),
+        ("Cause", "Change it and see", ("cause", "block 0, head 0", "zero")),
     ],
 )
 def test_what_is_asked_for_is_measured_once_and_kept(
@@ -129,6 +129,40 @@ def test_what_is_asked_for_is_measured_once_and_kept(
     kept = [key for key in study(page).results if key[: len(said)] == said]
     assert len(kept) == 1
     assert not any("Tensor" in type(value).__name__ for value in study(page).results.values())
+
+
+@pytest.mark.parametrize("how", ["zero", "mean", "patch"])
+@pytest.mark.parametrize(("place", "said"), [("an MLP", "block 0, MLP"), ("the stream at a token", "block 0, token 8")])
+def test_a_cause_is_sought_in_an_mlp_and_at_a_token_of_the_stream(
+    page: AppTest, place: str, said: str, how: str
+) -> None:
+    ask(page, "another cat")
+    ask(page)
+    page.session_state["panel"] = "Cause"
+    choose(page, 9)
+    name = list(page.session_state["runs"])[-1]
+    page.session_state[f"place-{name}"] = place
+    page.session_state[f"how-{name}"] = how
+    press(page.run(), "Change it and see")
+    assert not page.exception
+    ((key, made),) = [kept for kept in study(page).results.items() if kept[0][0] == "cause"]
+    assert key[1] == said
+    assert key[2].startswith({"patch": "patched from "}.get(how, how))
+    assert len(made.controls) == 5
+    assert "odd" in made.effect.classifiers
+
+
+def test_a_patch_takes_no_run_of_another_model(page: AppTest) -> None:
+    ask(page)
+    page.file_uploader[0].set_value(("run.json", example.PLACE.read_bytes(), "application/json")).run()
+    first = next(iter(page.session_state["runs"]))
+    page.query_params["run"] = first
+    page.session_state["panel"] = "Cause"
+    page.session_state[f"strip-token-{first}"] = 9
+    page.session_state[f"how-{first}"] = "patch"
+    page.run()
+    assert not page.exception
+    assert "no other run of this model" in shown(page)
 
 
 def test_a_whole_message_is_left_out(page: AppTest) -> None:
