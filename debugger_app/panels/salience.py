@@ -67,11 +67,10 @@ def salience(name: str, study: Any, token: int, here: Opened | None) -> None:
     if asked and key not in study.results:
         with told():
             text, objective = aims[aim]()
-            with working(f"Reading without {grain}") as progress, bench.model.running() as gemma:
+            with working(f"{method.capitalize()}, then its check,") as progress, bench.model.running() as gemma:
                 groups = _groups(study.document, len(text), grain)
                 made = _measured(method, gemma, text, objective, groups, progress)
-                progress(1, 1)
-                curve = salience_.deletion_curve(gemma, text, objective, made.scores)
+                curve = salience_.deletion_curve(gemma, text, objective, made.scores, progress=progress)
             study.results[key] = made, curve
     if key in study.results:
         _draw(name, study.document, grain, *study.results[key])
@@ -120,12 +119,11 @@ def _measured(
     """Each token with the score of its group."""
     if method == "leave one out":
         return salience_.leave_one_out(gemma, text, objective, groups=groups, progress=progress)
-    by_gradient = {
-        "integrated gradients": salience_.integrated_gradients,
-        "gradient × input": salience_.gradient_x_input,
-        "gradient norm": salience_.gradient_norm,
-    }
-    made = by_gradient[method](gemma, text, objective)
+    if method == "integrated gradients":
+        made = salience_.integrated_gradients(gemma, text, objective, progress=progress)
+    else:
+        one_pass = salience_.gradient_x_input if method == "gradient × input" else salience_.gradient_norm
+        made = one_pass(gemma, text, objective)
     scores = np.full(len(text), np.nan)
     for group, total in zip(groups, salience_.by_group(made.scores, groups), strict=True):
         scores[group] = total
