@@ -158,6 +158,33 @@ def test_two_replies_are_contrasted() -> None:
         salience.contrasted(norms, norms, 20)
 
 
+def test_a_contrast_s_curve_is_deletions_from_both_texts() -> None:
+    gemma = tiny()
+    texts = [Tokens(TEXT.ids[:20] + ids, ((0, 0),) * (20 + len(ids))) for ids in ((30, 31), (40, 41, 42))]
+    numbers = [objectives.logprob(text, range(20, len(text))) for text in texts]
+    made = salience.contrasted(
+        *(salience.leave_one_out(gemma, *pair) for pair in zip(texts, numbers, strict=True)), shared=20
+    )
+    curve = salience.curves_contrasted(
+        *(salience.deletion_curve(gemma, *pair, made.scores) for pair in zip(texts, numbers, strict=True))
+    )
+    assert curve.value == pytest.approx(made.value, abs=1e-4)
+    (highest,) = [int(np.nanargmax(made.scores))]
+    without = [[id_ for at, id_ in enumerate(text.ids) if at != highest] for text in texts]
+    by_hand = []
+    for ids in without:
+        text = Tokens(tuple(ids), ((0, 0),) * len(ids))
+        objective = objectives.logprob(text, range(19, len(text)))
+        (trace,) = gemma.forward([text], objective.capture)
+        by_hand.append(float(objective.value(trace, frozenset())))
+    assert curve.values[0] == pytest.approx(by_hand[0] - by_hand[1], abs=1e-4)
+    assert curve.random.shape == (5, 5)
+    with pytest.raises(UserError, match="same fractions"):
+        salience.curves_contrasted(
+            curve, salience.deletion_curve(gemma, texts[0], numbers[0], made.scores, fractions=[0.1])
+        )
+
+
 def test_what_takes_long_says_how_far_it_is_and_stops_where_it_is_told_to() -> None:
     gemma, text = tiny(), tokens_of(100, seed=4)
     objective = objectives.logprob(text, [99])

@@ -178,6 +178,33 @@ def test_a_whole_message_is_left_out(page: AppTest) -> None:
     assert np.isnan(made.scores[user.stop])  # the template's
 
 
+@pytest.mark.parametrize("method", ["leave one out", "integrated gradients"])
+def test_this_reply_is_contrasted_with_that_of_another_run(page: AppTest, method: str) -> None:
+    ask(page)
+    first = study(page)
+    assert first.live is not None
+    fork = first.live.run.start + 2
+    choose(page, fork)
+    next(field for field in page.text_input if field.label == "or type one").set_value("the")
+    press(page, "Go on from it")
+    page.session_state["panel"] = "Salience"
+    choose(page, fork)
+    explained = next(field for field in page.selectbox if field.label == "What is explained")
+    (aim,) = [option for option in explained.options if option.startswith("this reply rather than")]
+    explained.set_value(aim.replace("\\", "")).run()
+    picked = next(field for field in page.selectbox if field.label == "Method")
+    assert "gradient norm" not in picked.options
+    picked.set_value(method)
+    press(page.run(), "Measure")
+    assert not page.exception
+    ((made, curve),) = [kept for key, kept in study(page).results.items() if key[0] == "salience"]
+    assert len(made.scores) == fork
+    assert np.isfinite(made.scores[1:]).all()
+    assert curve.value == pytest.approx(made.value, abs=1e-4)
+    said = shown(page)
+    assert "Deleting the highest tokens" in said or "Not to be relied on" in said
+
+
 def test_every_run_is_held_against_plain_transformers_once(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(page)
     made = study(page).document.trust

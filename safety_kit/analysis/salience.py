@@ -235,6 +235,22 @@ def deletion_curve(
     return DeletionCurve(tuple(fractions), values[0], values[1:], whole)
 
 
+def curves_contrasted(one: DeletionCurve, other: DeletionCurve) -> DeletionCurve:
+    """The check of `contrasted`: one number less the other, the same shared tokens being deleted from both texts.
+
+    Both are curves of the contrasted scores, with the same fractions, orders and seed, and each objective is about all
+    tokens that the texts do not share.
+
+    Raises:
+        UserError: The two are of different fractions or numbers of orders.
+    """
+    if one.fractions != other.fractions or one.random.shape != other.random.shape:
+        raise UserError("Contrast two curves of the same fractions and orders.")
+    return DeletionCurve(
+        one.fractions, one.values - other.values, one.random - other.random, one.value - other.value
+    )  # fmt: skip
+
+
 def by_group(scores: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     """Sums of token scores, for words, sentences or a whole text; nan where no token of a group has a score."""
     return np.array([np.nansum(s) if np.isfinite(s := scores[list(g)]).any() else np.nan for g in groups])
