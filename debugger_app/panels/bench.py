@@ -50,8 +50,9 @@ def named(study: Study) -> str:
 
 
 def _within(study: Study, here: Opened) -> bool:
-    """Whether the model has all of a run's tokens: one from a file may name others."""
-    return all(token.id < here.model.gemma.readout.vocabulary for token in study.document.tokens)
+    """Whether the model has all tokens of a run and their alternatives: one from a file may name others."""
+    count = here.model.gemma.readout.vocabulary
+    return all(one.id < count for token in study.document.tokens for one in (token, *token.top))
 
 
 def traced(study: Study, here: Opened, capture: Capture) -> Trace:
