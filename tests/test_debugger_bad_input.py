@@ -100,6 +100,20 @@ def test_an_alternative_that_the_model_does_not_have(visit: Callable[..., AppTes
         assert "tokens that this model does not have" in said(page.run())
 
 
+def test_a_run_of_one_token_has_no_number_to_explain(visit: Callable[..., AppTest]) -> None:
+    page = visit("inspect")
+    page.text_area[0].set_value("the cat in the hat")
+    press(page, "Inspect")
+    (seen,) = page.session_state["runs"].values()
+    run = json.loads(seen.document.model_dump_json()) | {"messages": [], "trust": None}
+    run["tokens"] = run["tokens"][:1]
+    page.session_state["panel"] = "Salience"
+    page.file_uploader[0].set_value(("run.json", json.dumps(run).encode(), "application/json")).run()
+    name = list(page.session_state["runs"])[-1]
+    page.session_state[f"strip-token-{name}"] = 0
+    assert "Choose a later token" in said(page.run())
+
+
 def test_a_new_version_of_the_policy_is_gone_before_it_is_measured(
     visit: Callable[..., AppTest], tmp_path: Path
 ) -> None:

@@ -52,7 +52,8 @@ def named(study: Study) -> str:
 def _within(study: Study, here: Opened) -> bool:
     """Whether the model has all tokens of a run and their alternatives: one from a file may name others."""
     count = here.model.gemma.readout.vocabulary
-    return all(one.id < count for token in study.document.tokens for one in (token, *token.top))
+    tokens = study.document.tokens
+    return all(token.id < count and all(other.id < count for other in token.top) for token in tokens)
 
 
 def traced(study: Study, here: Opened, capture: Capture) -> Trace:

@@ -47,6 +47,9 @@ def salience(name: str, study: Any, token: int, here: Opened | None) -> None:
     if (bench := ready(study, here)) is None:
         return
     every = aims(study, token, bench)
+    if not every:
+        st.info("Choose a later token: the first one has no probability, and no classifier reads it.")
+        return
     left, middle, by, right = st.columns([4, 3, 3, 2], vertical_alignment="bottom")
     aim = left.selectbox(
         "What is explained",
