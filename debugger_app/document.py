@@ -63,7 +63,7 @@ class Alternative(_Strict):
 class Distribution(_Strict):
     """What was said of a token before it was read; None for what is not there."""
 
-    logprob: Number | None
+    logprob: Annotated[float, Field(le=1e-6, allow_inf_nan=False)] | None
     surprisal: Number | None
     entropy: Number | None
     rank: Annotated[int, Field(ge=0)] | None
@@ -74,6 +74,12 @@ class Next(Distribution):
     """The same for a place, raw and as the sampler draws it."""
 
     sampled: Distribution | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.logprob is not None and None in (self.surprisal, self.entropy, self.rank):
+            raise ValueError("a token has a probability and lacks what goes with it")
+        return self
 
 
 class Token(Next):

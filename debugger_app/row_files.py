@@ -50,6 +50,8 @@ class RowFile:
 def read_path(path: str, stage: Stage, skip_bad: bool = False) -> RowFile:
     """The rows of a file on this machine; see `read`."""
     try:
+        if not Path(path).is_file():  # a device or a pipe may have no end
+            raise FileNotFoundError
         size = Path(path).stat().st_size
         content = Path(path).read_bytes() if size <= MOST_BYTES else b""
     except (OSError, ValueError) as error:

@@ -14,7 +14,9 @@ from test_gemma_load import one_thread as one_thread
 from test_gemma_load import plain, tiny
 
 from safety_kit.analysis import interventions as module
+from safety_kit.analysis import replacing
 from safety_kit.analysis.interventions import Watch
+from safety_kit.analysis.replacing import Other, Place, replace
 from safety_kit.errors import UserError
 from safety_kit.gemma import Capture
 from safety_kit.testing import FAMILIES
@@ -52,7 +54,7 @@ def test_a_patched_stream_goes_on_as_the_run_that_it_came_from(family: str) -> N
 def test_a_zeroed_head_s_effect_is_that_of_zeroed_weights(family: str) -> None:
     """Plain transformers, with the head's columns of the output matrix set to zero."""
     gemma, reference = tiny(family), plain(family)
-    made = module.ablate_head(gemma, TEXT, 3, 1, WATCH, controls=4)
+    made = replace(gemma, TEXT, Place(3, "heads", 1), "zero", WATCH, controls=4)
     decoder = reference.get_decoder()
     matrix = getattr(decoder, "language_model", decoder).layers[3].self_attn.o_proj.weight
     ids = torch.tensor([TEXT.ids])
@@ -101,20 +103,80 @@ def test_controls_have_equal_length_and_the_same_seed_the_same_ones(monkeypatch:
     assert torch.allclose(seen[1] / seen[1].norm(), seen[5] / seen[5].norm())
 
 
-def test_a_mean_in_a_head_s_place() -> None:
+PLACES = [Place(2, "heads", 1), Place(2, "mlp"), Place(2, "block", 9)]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_activation_of_the_run_itself_changes_nothing(family: str, place: Place) -> None:
+    made = replace(tiny(family), TEXT, place, Other(TEXT, place.index), WATCH)
+    assert all(effect.divergence < 1e-9 for effect in (made.effect, *made.controls))
+    assert made.effect.classifiers == {"odd": 0}
+
+
+@pytest.mark.parametrize("source", ["zero", "mean", Other(OTHER, 4)], ids=["zero", "mean", "other"])
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_what_is_put_in_a_place_is_there_and_nothing_else_is(place: Place, source: Any) -> None:
     gemma = tiny()
-    mean = module.mean_of(module.record(gemma, TEXT, 2, "heads"))[1]
-    made = module.ablate_head(gemma, TEXT, 2, 1, WATCH, replacement=mean, controls=2)
-    zeroed = module.ablate_head(gemma, TEXT, 2, 1, WATCH, controls=0)
-    assert made.effect.divergence != zeroed.effect.divergence
-    assert module.measure(gemma, TEXT, [module.zero(2, "mlp")], WATCH).divergence > 0
+    own, theirs = (module.record(gemma, text, 2, place.site) for text in (TEXT, OTHER))
+    wanted: Any = {"zero": torch.zeros_like(own), "mean": own[1:].mean(0).expand_as(own)}.get(
+        source if isinstance(source, str) else "", theirs
+    )
+    expected = own.clone()
+    if place.site == "block":
+        expected[9] = wanted[4]
+    elif place.site == "heads":
+        expected[:, 1] = wanted[:, 1]
+    else:
+        expected = wanted
+    by_hand = module.measure(gemma, TEXT, [module.patch(2, place.site, expected)], WATCH)
+    made = replace(gemma, TEXT, place, source, WATCH, controls=3)
+    assert made.effect.divergence == pytest.approx(by_hand.divergence, rel=1e-4)
+    assert made.effect.probability == pytest.approx(by_hand.probability, rel=1e-3)
+    assert made.effect.divergence > 0
+    assert len(made.controls) == 3
+    assert str(place) not in made.sites
+
+
+def test_a_shorter_run_is_taken_as_far_as_it_goes() -> None:
+    gemma, part = tiny(), OTHER.slice(0, 12)
+    theirs = module.record(gemma, part, 2, "mlp")
+    by_hand = module.measure(gemma, TEXT, [module.patch(2, "mlp", theirs)], WATCH)
+    assert replace(gemma, TEXT, Place(2, "mlp"), Other(part), WATCH, controls=0).effect == by_hand
+    longer = replace(gemma, part, Place(2, "mlp"), Other(TEXT), Watch(11, 100), controls=0)
+    assert longer.effect.divergence > 0
+
+
+def test_random_directions_are_as_long_as_what_a_token_s_stream_is_changed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemma, seen = tiny(), []
+    real = replacing.add_at
+    monkeypatch.setattr(replacing, "add_at", lambda b, t, v: (seen.append((b, t, v)), real(b, t, v))[1])
+    replace(gemma, TEXT, Place(2, "block", 9), Other(OTHER, 4), WATCH, controls=3)
+    moved = module.record(gemma, OTHER, 2, "block")[4] - module.record(gemma, TEXT, 2, "block")[9]
+    assert [(block, token) for block, token, _ in seen] == [(2, 9)] * 3
+    assert all(abs(float(vector.norm() - moved.norm())) < 1e-4 for _, _, vector in seen)
+
+
+def test_each_change_is_a_step_of_the_progress_and_it_can_be_stopped_there() -> None:
+    gemma, seen = tiny(), []
+    replace(gemma, TEXT, PLACES[1], "zero", WATCH, controls=2, progress=lambda *step: seen.append(step))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+    def stop(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(gemma, TEXT, PLACES[1], "zero", WATCH, progress=stop)
+    assert hooks_of(gemma) == 0
 
 
 def test_bad_requests() -> None:
     gemma = tiny()
     for call in (
-        lambda: module.ablate_head(gemma, TEXT, 6, 0, WATCH),
-        lambda: module.ablate_head(gemma, TEXT, 0, 4, WATCH),
+        lambda: replace(gemma, TEXT, Place(6, "mlp"), "zero", WATCH),
+        lambda: replace(gemma, TEXT, Place(0, "heads", 4), "zero", WATCH),
+        lambda: replace(gemma, TEXT, Place(0, "block", 30), "zero", WATCH),
+        lambda: replace(gemma, TEXT, Place(0, "block", 3), Other(OTHER, 30), WATCH),
         lambda: module.direction_of(head(8, 2), 2),
         lambda: module.measure(gemma, TEXT, [], Watch(30, 5)),
     ):

@@ -12,6 +12,7 @@ import torch
 from captum.attr import InputXGradient, IntegratedGradients, Saliency
 from test_analysis_strip import head
 from test_gemma_forward import close, tokens_of
+from test_gemma_inside import hooks_of
 from test_gemma_load import one_thread as one_thread
 from test_gemma_load import plain, tiny, tiny_folder
 
@@ -155,6 +156,56 @@ def test_two_replies_are_contrasted() -> None:
     norms = salience.gradient_norm(gemma, one, objectives.logprob(one, [20]))
     with pytest.raises(UserError, match="not of gradient norms"):
         salience.contrasted(norms, norms, 20)
+
+
+def test_a_contrast_s_curve_is_deletions_from_both_texts() -> None:
+    gemma = tiny()
+    texts = [Tokens(TEXT.ids[:20] + ids, ((0, 0),) * (20 + len(ids))) for ids in ((30, 31), (40, 41, 42))]
+    numbers = [objectives.logprob(text, range(20, len(text))) for text in texts]
+    made = salience.contrasted(
+        *(salience.leave_one_out(gemma, *pair) for pair in zip(texts, numbers, strict=True)), shared=20
+    )
+    curve = salience.curves_contrasted(
+        *(salience.deletion_curve(gemma, *pair, made.scores) for pair in zip(texts, numbers, strict=True))
+    )
+    assert curve.value == pytest.approx(made.value, abs=1e-4)
+    (highest,) = [int(np.nanargmax(made.scores))]
+    without = [[id_ for at, id_ in enumerate(text.ids) if at != highest] for text in texts]
+    by_hand = []
+    for ids in without:
+        text = Tokens(tuple(ids), ((0, 0),) * len(ids))
+        objective = objectives.logprob(text, range(19, len(text)))
+        (trace,) = gemma.forward([text], objective.capture)
+        by_hand.append(float(objective.value(trace, frozenset())))
+    assert curve.values[0] == pytest.approx(by_hand[0] - by_hand[1], abs=1e-4)
+    assert curve.random.shape == (5, 5)
+    with pytest.raises(UserError, match="same fractions"):
+        salience.curves_contrasted(
+            curve, salience.deletion_curve(gemma, texts[0], numbers[0], made.scores, fractions=[0.1])
+        )
+
+
+def test_what_takes_long_says_how_far_it_is_and_stops_where_it_is_told_to() -> None:
+    gemma, text = tiny(), tokens_of(100, seed=4)
+    objective = objectives.logprob(text, [99])
+    calls = {
+        34: lambda progress: salience.integrated_gradients(gemma, text, objective, steps=32, progress=progress),
+        31: lambda progress: salience.deletion_curve(gemma, text, objective, np.arange(100.0), progress=progress),
+    }
+    for count, call in calls.items():
+        seen: list[tuple[int, int]] = []
+        call(lambda *step, seen=seen: seen.append(step))
+        assert [of for _, of in seen] == [count] * len(seen)
+        assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+        assert seen[-1] == (count, count)
+        assert len(seen) == 4
+
+        def stop(*step: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            call(stop)
+        assert hooks_of(gemma) == 0
 
 
 def test_a_deletion_curve_is_deletions() -> None:

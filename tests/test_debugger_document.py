@@ -100,6 +100,8 @@ CRAFTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a check of theirs": lambda said: said["trust"]["checks"][3].update(evil="<script>"),
     "a token below zero": lambda said: said["tokens"][1].update(id=-1),
     "a number as text": lambda said: said["tokens"][1].update(entropy="<img onerror>"),
+    "a probability without a surprisal": lambda said: said["tokens"][1].update(surprisal=None),
+    "a probability above 1": lambda said: said["tokens"][1].update(logprob=1e6),
     "a key of theirs": lambda said: said["messages"][0]["strips"][0]["thresholds"].update({"<img onerror>": 9}),
 }
 

@@ -115,7 +115,7 @@ def test_every_panel_draws_and_selecting_another_token_reads_nothing(
         ("Lens", "Every token", ("lens", "all")),
         ("Attention", "Remove it and see", ("ablation",)),
         ("Salience", "Measure", ("salience", "this token", "leave one out")),
-        ("Cause", "Change it and see", ("cause", "zero a head")),
+        ("Cause", "Change it and see", ("cause", "block 0, head 0", "zero")),
     ],
 )
 def test_what_is_asked_for_is_measured_once_and_kept(
@@ -131,6 +131,40 @@ def test_what_is_asked_for_is_measured_once_and_kept(
     assert not any("Tensor" in type(value).__name__ for value in study(page).results.values())
 
 
+@pytest.mark.parametrize("how", ["zero", "mean", "patch"])
+@pytest.mark.parametrize(("place", "said"), [("an MLP", "block 0, MLP"), ("the stream at a token", "block 0, token 8")])
+def test_a_cause_is_sought_in_an_mlp_and_at_a_token_of_the_stream(
+    page: AppTest, place: str, said: str, how: str
+) -> None:
+    ask(page, "another cat")
+    ask(page)
+    page.session_state["panel"] = "Cause"
+    choose(page, 9)
+    name = list(page.session_state["runs"])[-1]
+    page.session_state[f"place-{name}"] = place
+    page.session_state[f"how-{name}"] = how
+    press(page.run(), "Change it and see")
+    assert not page.exception
+    ((key, made),) = [kept for kept in study(page).results.items() if kept[0][0] == "cause"]
+    assert key[1] == said
+    assert key[2].startswith({"patch": "patched from "}.get(how, how))
+    assert len(made.controls) == 5
+    assert "odd" in made.effect.classifiers
+
+
+def test_a_patch_takes_no_run_of_another_model(page: AppTest) -> None:
+    ask(page)
+    page.file_uploader[0].set_value(("run.json", example.PLACE.read_bytes(), "application/json")).run()
+    first = next(iter(page.session_state["runs"]))
+    page.query_params["run"] = first
+    page.session_state["panel"] = "Cause"
+    page.session_state[f"strip-token-{first}"] = 9
+    page.session_state[f"how-{first}"] = "patch"
+    page.run()
+    assert not page.exception
+    assert "no other run of this model" in shown(page)
+
+
 def test_a_whole_message_is_left_out(page: AppTest) -> None:
     ask(page)
     page.session_state["panel"] = "Salience"
@@ -142,6 +176,33 @@ def test_a_whole_message_is_left_out(page: AppTest) -> None:
     ((made, _),) = [kept for key, kept in study(page).results.items() if key[0] == "salience"]
     assert len(set(made.scores[user.start : user.stop])) == 1
     assert np.isnan(made.scores[user.stop])  # the template's
+
+
+@pytest.mark.parametrize("method", ["leave one out", "integrated gradients"])
+def test_this_reply_is_contrasted_with_that_of_another_run(page: AppTest, method: str) -> None:
+    ask(page)
+    first = study(page)
+    assert first.live is not None
+    fork = first.live.run.start + 2
+    choose(page, fork)
+    next(field for field in page.text_input if field.label == "or type one").set_value("the")
+    press(page, "Go on from it")
+    page.session_state["panel"] = "Salience"
+    choose(page, fork)
+    explained = next(field for field in page.selectbox if field.label == "What is explained")
+    (aim,) = [option for option in explained.options if option.startswith("this reply rather than")]
+    explained.set_value(aim.replace("\\", "")).run()
+    picked = next(field for field in page.selectbox if field.label == "Method")
+    assert "gradient norm" not in picked.options
+    picked.set_value(method)
+    press(page.run(), "Measure")
+    assert not page.exception
+    ((made, curve),) = [kept for key, kept in study(page).results.items() if key[0] == "salience"]
+    assert len(made.scores) == fork
+    assert np.isfinite(made.scores[1:]).all()
+    assert curve.value == pytest.approx(made.value, abs=1e-4)
+    said = shown(page)
+    assert "Deleting the highest tokens" in said or "Not to be relied on" in said
 
 
 def test_every_run_is_held_against_plain_transformers_once(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:

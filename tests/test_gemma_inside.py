@@ -133,7 +133,16 @@ def test_gradients_at_many_points_are_those_one_by_one() -> None:
         return trace.hidden[2].square().mean()
 
     scales = torch.linspace(0.2, 1, 7)
-    many = gemma.gradients(text, Capture((2,)), objective, points=lambda e: scales[:, None, None] * e, token_budget=30)
+    seen: list[tuple[int, int]] = []
+    many = gemma.gradients(
+        text,
+        Capture((2,)),
+        objective,
+        points=lambda e: scales[:, None, None] * e,
+        token_budget=30,
+        progress=lambda *step: seen.append(step),
+    )
+    assert seen == [(2, 7), (4, 7), (6, 7), (7, 7)]
     for row, scale in enumerate(scales):
         one = gemma.gradients(text, Capture((2,)), objective, points=lambda e, s=scale: (s * e)[None])
         assert close(many.gradients[row], one.gradients[0], 1e-4)

@@ -16,7 +16,8 @@ from debugger_app.panels.effect import comparison
 from debugger_app.study import WHOLE, Study
 from debugger_app.visible import short
 from safety_kit.analysis import attention as attention_
-from safety_kit.analysis import interventions
+from safety_kit.analysis.interventions import Watch, heads_of
+from safety_kit.analysis.replacing import Place, replace
 
 if TYPE_CHECKING:
     from safety_kit.analysis.attention import Summary, Tile
@@ -104,7 +105,7 @@ def _heads(name: str, study: Study, summaries: list[Summary]) -> None:
 
 def _head(name: str, study: Study, token: int, here: Opened) -> None:
     gemma = here.model.gemma
-    counts = interventions.heads_of(gemma)
+    counts = heads_of(gemma)
     columns = st.columns([3, 2, 3, 3], vertical_alignment="bottom")
     block = columns[0].selectbox(
         "Block", range(gemma.n_blocks), key=f"block-{name}", format_func=lambda b: f"{b}, {_kind(gemma.windows[b])}"
@@ -207,10 +208,12 @@ def _effect(name: str, study: Study, token: int, block: int, head: int, here: Op
         st.markdown("**No effect measured** of this head yet.")
         if not st.button("Remove it and see", key=f"ablate-{name}", disabled=token == 0):
             return
-        watch = interventions.Watch(token - 1, study.document.tokens[token].id)
-        with st.spinner("Reading with and without it, and without five others …"), here.model.running() as gemma:
-            study.results[key] = interventions.ablate_head(gemma, study.tokens, block, head, watch)
-    comparison(study.results[key], f"block {block}, head {head} set to zero")
+        watch = Watch(token - 1, study.document.tokens[token].id)
+        place = Place(block, "heads", head)
+        with told(), working("Reading without it and without others,") as progress, here.model.running() as gemma:
+            study.results[key] = replace(gemma, study.tokens, place, "zero", watch, progress=progress)
+    if key in study.results:
+        comparison(study.results[key], f"block {block}, head {head} set to zero")
 
 
 def _kind(window: int | None) -> str:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from debugger_app import history
+from debugger_app.visible import short
+
 if TYPE_CHECKING:
     from debugger_app.frame import Opened
     from debugger_app.study import Study
@@ -24,10 +27,33 @@ def ready(study: Study, here: Opened | None) -> Opened | None:
             f"{gemma.digest[:12]}. Name the other one in the sidebar, or inspect the prompt anew."
         )
         return None
-    if any(token.id >= gemma.readout.vocabulary for token in study.document.tokens):
+    if not _within(study, here):
         st.info("The run names tokens that this model does not have; inspect the prompt anew.")
         return None
     return here
+
+
+def other_runs(study: Study, here: Opened) -> dict[str, Study]:
+    """The other runs of this session that this model made, by name, the newest first."""
+    kept = {**st.session_state.get("pinned", {}), **history.runs()}
+    digest = here.model.gemma.digest
+    return {
+        name: other
+        for name, other in reversed(kept.items())
+        if other is not study and other.document.model.digest == digest and _within(other, here)
+    }
+
+
+def named(study: Study) -> str:
+    """A run in a few words, to choose it by."""
+    return f"{short(study.document.text, 40)} ({len(study.document.tokens)} tokens)"
+
+
+def _within(study: Study, here: Opened) -> bool:
+    """Whether the model has all tokens of a run and their alternatives: one from a file may name others."""
+    count = here.model.gemma.readout.vocabulary
+    tokens = study.document.tokens
+    return all(token.id < count and all(other.id < count for other in token.top) for token in tokens)
 
 
 def traced(study: Study, here: Opened, capture: Capture) -> Trace:

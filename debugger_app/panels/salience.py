@@ -14,21 +14,22 @@ from debugger_app.charts import lines
 from debugger_app.colours import Scale
 from debugger_app.components import Shown, token_strip
 from debugger_app.frame import Opened, told, working
+from debugger_app.panels.aims import RATHER, aims
 from debugger_app.panels.bench import ready
 from debugger_app.panels.tokens import boxed
-from debugger_app.visible import plain, short, visible
-from safety_kit.analysis import objectives
+from debugger_app.visible import plain, visible
 from safety_kit.analysis import salience as salience_
-from safety_kit.analysis.inspection import heads_at, stage_of
 from safety_kit.analysis.trust_report import TOLERANCES
-from safety_kit.gemma.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from debugger_app.document import Document
+    from debugger_app.panels.aims import Aim
     from safety_kit.analysis.objectives import Objective
     from safety_kit.analysis.salience import DeletionCurve, Salience
+    from safety_kit.gemma import Gemma
+    from safety_kit.gemma.tokens import Tokens
 
 _GAP = TOLERANCES["float32"].gap
 
@@ -45,16 +46,20 @@ def salience(name: str, study: Any, token: int, here: Opened | None) -> None:
     """Choose a number and a method, measure, and draw the scores beside their check."""
     if (bench := ready(study, here)) is None:
         return
-    aims = _aims(study.document, token, bench)
+    every = aims(study, token, bench)
+    if not every:
+        st.info("Choose a later token: the first one has no probability, and no classifier reads it.")
+        return
     left, middle, by, right = st.columns([4, 3, 3, 2], vertical_alignment="bottom")
     aim = left.selectbox(
         "What is explained",
-        list(aims),
+        list(every),
         key=f"aim-{name}-{token}",
         format_func=plain,
         help="The number that the scores are about.",
     )
-    method = middle.selectbox("Method", list(METHODS), key=f"method-{name}")
+    methods = [method for method in METHODS if not (aim.startswith(RATHER) and method == "gradient norm")]
+    method = middle.selectbox("Method", methods, key=f"method-{name}", help="A norm has no sign to contrast.")
     grain = by.selectbox(
         "By",
         ["token", "word", "sentence", "message"],
@@ -66,47 +71,28 @@ def salience(name: str, study: Any, token: int, here: Opened | None) -> None:
     key = ("salience", aim, method, token, grain)
     if asked and key not in study.results:
         with told():
-            text, objective = aims[aim]()
-            with working(f"Reading without {grain}") as progress, bench.model.running() as gemma:
-                groups = _groups(study.document, len(text), grain)
-                made = _measured(method, gemma, text, objective, groups, progress)
-                progress(1, 1)
-                curve = salience_.deletion_curve(gemma, text, objective, made.scores)
-            study.results[key] = made, curve
+            chosen = every[aim]()
+            groups = _groups(study.document, chosen.shared, grain)
+            work = f"{method.capitalize()}, then its check,"
+            with working(work) as progress, bench.model.running() as gemma:
+                study.results[key] = _explained(method, gemma, chosen, groups, progress)
     if key in study.results:
         _draw(name, study.document, grain, *study.results[key])
 
 
-def _aims(document: Document, token: int, here: Opened) -> dict[str, Callable[[], tuple[Tokens, Objective]]]:
-    """Each a text and the number about it; what stands behind the number is left out of the text."""
-    ids = [piece.id for piece in document.tokens]
-
-    def until(stop: int) -> Tokens:
-        return Tokens(tuple(ids[:stop]), ((0, 0),) * stop)
-
-    aims: dict[str, Callable[[], tuple[Tokens, Objective]]] = {}
-    if token > 0:
-        aims["this token"] = lambda: (until(token + 1), objectives.logprob(until(token + 1), [token]))
-    reply = next((part for part in reversed(document.messages) if part.role == "assistant"), None)
-    if reply is not None and reply.stop > reply.start:
-        span = range(reply.start, reply.stop)
-        aims["the whole reply"] = lambda: (until(span.stop), objectives.logprob(until(span.stop), span))
-    if token > 0:
-        for other in [other for other in document.tokens[token].top if other.id != ids[token]][:3]:
-            aims[f"this token rather than “{short(other.text, 20)}”"] = lambda other=other: (  # type: ignore[misc]
-                until(token),
-                objectives.contrast(until(token), token - 1, ids[token], other.id),
-            )
-    part = document.part_of(token)
-    if part is not None:
-        stage = stage_of(part.role)
-        for head in heads_at(here.guard, stage):
-            start = max(part.start, part.stop - head.window_at(stage))
-            aims[f"classifier {head.category}"] = lambda head=head, start=start, part=part: (  # type: ignore[misc]
-                until(part.stop),
-                objectives.classifier(head, start, part.stop),
-            )
-    return aims
+def _explained(
+    method: str, gemma: Gemma, aim: Aim, groups: list[list[int]], progress: Callable[[int, int], None]
+) -> tuple[Salience, DeletionCurve]:
+    """Scores and their check; of a contrast, each reply's own scores, subtracted, and one curve of the difference."""
+    made = _measured(method, gemma, aim.text, aim.objective, groups, progress)
+    if aim.less is not None:
+        other = _measured(method, gemma, *aim.less, groups, progress)
+        made = salience_.contrasted(made, other, aim.shared)
+    curve = salience_.deletion_curve(gemma, aim.text, aim.objective, made.scores, progress=progress)
+    if aim.less is not None:
+        other_curve = salience_.deletion_curve(gemma, *aim.less, made.scores, progress=progress)
+        curve = salience_.curves_contrasted(curve, other_curve)
+    return made, curve
 
 
 def _measured(
@@ -120,12 +106,11 @@ def _measured(
     """Each token with the score of its group."""
     if method == "leave one out":
         return salience_.leave_one_out(gemma, text, objective, groups=groups, progress=progress)
-    by_gradient = {
-        "integrated gradients": salience_.integrated_gradients,
-        "gradient × input": salience_.gradient_x_input,
-        "gradient norm": salience_.gradient_norm,
-    }
-    made = by_gradient[method](gemma, text, objective)
+    if method == "integrated gradients":
+        made = salience_.integrated_gradients(gemma, text, objective, progress=progress)
+    else:
+        one_pass = salience_.gradient_x_input if method == "gradient × input" else salience_.gradient_norm
+        made = one_pass(gemma, text, objective)
     scores = np.full(len(text), np.nan)
     for group, total in zip(groups, salience_.by_group(made.scores, groups), strict=True):
         scores[group] = total

@@ -7,15 +7,16 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from debugger_app import handoff
+from debugger_app import handoff, preflight
 from debugger_app.flow import Flow, flow
-from debugger_app.frame import Opened, opened, told
+from debugger_app.frame import Opened, opened, told, working
 from debugger_app.kept import Seen
 from debugger_app.marks import marked
 from debugger_app.redecide import Judged, Placed, Remembering, judge
 from debugger_app.verdict_tables import flow_chart, flow_table, limits_table, said, times, times_chart
 from debugger_app.versions import policy_text, save_policy, with_thresholds
 from debugger_app.visible import plain, visible
+from safety_kit.analysis.runs import RunTree
 from safety_kit.errors import SafetyKitError
 from safety_kit.gemma import Sampling
 from safety_kit.policy import Policy
@@ -31,10 +32,12 @@ def main() -> None:
     st.title("Guard a conversation", anchor=False)
     st.caption("Every check of the policy, on every message; the reply also as it would stream.")
     here = opened()
-    messages = conversation(here)
-    if messages is not None:
-        with told(), st.spinner("Checking …"):
-            st.session_state["guarded"] = check(here, messages)
+    asked = conversation()
+    if asked is not None:
+        with told():
+            messages = answered(here, asked[0]) if asked[1] else asked[0]
+            with st.spinner("Checking …"):
+                st.session_state["guarded"] = check(here, messages)
     seen = st.session_state.get("guarded")
     if isinstance(seen, Seen):
         show(seen, here)
@@ -42,8 +45,8 @@ def main() -> None:
         st.info("Press Check: the conversation goes through the policy as the gateway would send it.")
 
 
-def conversation(here: Opened) -> list[Message] | None:
-    """The messages to check, once they are asked for."""
+def conversation() -> tuple[list[Message], bool] | None:
+    """The messages to check, once they are asked for, and whether the model is to write the reply to them."""
     st.session_state.setdefault("guard-user", EXAMPLE)
     st.session_state.setdefault("guard-reply", REPLY)
     with st.form("conversation"):
@@ -69,9 +72,19 @@ def conversation(here: Opened) -> list[Message] | None:
         return None
     before = [Message(row.role, str(row.text or "")) for row in earlier.itertuples() if row.role]
     messages = [*([Message("system", system)] if system.strip() else []), *before, Message("user", user)]
-    if answer:
-        with here.model.running() as gemma:
-            reply = gemma.generate(gemma.render(messages), Sampling(max_tokens=handoff.REPLY)).text
+    return [*messages, *([Message("assistant", reply)] if reply and not answer else [])], answer
+
+
+def answered(here: Opened, messages: list[Message]) -> list[Message]:
+    """The messages and what the model, unguarded, answers; nothing where it says nothing.
+
+    Raises:
+        UserError: It is not to be asked; see `preflight.estimate`.
+    """
+    expected = preflight.estimate(here.model.gemma, messages, handoff.REPLY)
+    with working(f"{expected}. Answering,") as progress, here.model.running() as gemma:
+        tree = RunTree.start(gemma, gemma.render(messages), Sampling(max_tokens=handoff.REPLY), progress)
+    reply = tree.runs[0].text
     return [*messages, *([Message("assistant", reply)] if reply else [])]
 
 

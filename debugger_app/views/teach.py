@@ -40,7 +40,8 @@ def main() -> None:
     keep(taught, here)
     saved = st.session_state.get("kept")
     if isinstance(saved, Saved):
-        effects(saved, taught, here)
+        with told():
+            effects(saved, taught, here)
 
 
 def label(here: Opened) -> None:

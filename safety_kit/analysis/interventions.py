@@ -6,6 +6,7 @@ An effect counts only against its controls: other heads, or random directions of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from safety_kit.gemma.experiments import Edit, Site
 from safety_kit.gemma.trace import Capture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from safety_kit.artifacts import Head
     from safety_kit.gemma import Gemma, Tokens, Trace
@@ -90,48 +91,6 @@ def measure(gemma: Gemma, text: Tokens, edits: Sequence[Edit], watch: Watch) -> 
     return _effect(gemma, text, edits, watch, before)
 
 
-def ablate_head(
-    gemma: Gemma,
-    text: Tokens,
-    block: int,
-    head: int,
-    watch: Watch,
-    *,
-    replacement: torch.Tensor | None = None,
-    controls: int = 5,
-    seed: int = 0,
-) -> Comparison:
-    """Zero a head, or put something else in its place, beside the same done to random other heads of the model.
-
-    Args:
-        gemma: The model.
-        text: What is read.
-        block: Where.
-        head: Which.
-        watch: What is followed.
-        replacement: d_head (a mean, see `mean_of`) or T × d_head (another run's, see `record`); None is zero.
-            Controls are zeroed where it is None and else get their own mean over this text.
-        controls: Other heads, at most as many as there are.
-        seed: Of their choice.
-
-    Raises:
-        UserError: There is no such block or head.
-    """
-    every = heads_of(gemma)
-    if not 0 <= block < len(every) or not 0 <= head < every[block]:
-        raise UserError(f"There is no head {head} in block {block}; count both from 0.")
-    others = [(b, h) for b, count in enumerate(every) for h in range(count) if (b, h) != (block, head)]
-    rng = np.random.default_rng(seed)
-    chosen = [others[i] for i in rng.permutation(len(others))[:controls]]
-
-    def others_changed() -> Iterator[tuple[str, Edit]]:
-        for b, h in chosen:
-            own = None if replacement is None else mean_of(record(gemma, text, b, "heads"))[h]
-            yield f"block {b}, head {h}", head_edit(b, h, own)
-
-    return _beside(gemma, text, head_edit(block, head, replacement), others_changed(), watch)
-
-
 def steer(
     gemma: Gemma,
     text: Tokens,
@@ -142,6 +101,7 @@ def steer(
     *,
     controls: int = 5,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Add strength · direction to the stream after a block, at every token, beside random directions of equal length.
 
@@ -154,6 +114,7 @@ def steer(
         watch: What is followed.
         controls: Random directions.
         seed: Of these.
+        progress: Called with changes measured and all changes; what it raises stops the work.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -162,7 +123,7 @@ def steer(
             drawn = torch.randn(direction.shape, generator=generator)
             yield "a random direction", add(block, drawn / drawn.norm() * (strength * direction).norm().cpu())
 
-    return _beside(gemma, text, add(block, strength * direction), at_random(), watch)
+    return beside(gemma, text, add(block, strength * direction), at_random(), controls, watch, progress)
 
 
 def direction_of(head: Head, block: int) -> torch.Tensor:
@@ -192,19 +153,8 @@ def record(gemma: Gemma, text: Tokens, block: int, site: Site) -> torch.Tensor:
 
 
 def mean_of(activation: torch.Tensor) -> torch.Tensor:
-    """Over the tokens."""
-    return activation.mean(0)
-
-
-def head_edit(block: int, head: int, replacement: torch.Tensor | None) -> Edit:
-    """Put something in the place of one head's output; None is zero."""
-
-    def change(mixed: torch.Tensor) -> torch.Tensor:
-        changed = mixed.clone()
-        changed[:, head] = 0 if replacement is None else replacement.to(mixed)
-        return changed
-
-    return Edit(block, "heads", change)
+    """Over the tokens but the first: Gemma parks attention there, and its activations dwarf those of all others."""
+    return (activation[1:] if len(activation) > 1 else activation).mean(0)
 
 
 def patch(block: int, site: Site, source: torch.Tensor, positions: Sequence[int] | None = None) -> Edit:
@@ -232,17 +182,50 @@ def add(block: int, vector: torch.Tensor) -> Edit:
     return Edit(block, "block", lambda stream: stream + vector.to(stream))
 
 
+def add_at(block: int, token: int, vector: torch.Tensor) -> Edit:
+    """A vector added to the stream after a block, at one token."""
+
+    def change(stream: torch.Tensor) -> torch.Tensor:
+        changed = stream.clone()
+        changed[token] += vector.to(stream)
+        return changed
+
+    return Edit(block, "block", change)
+
+
 def heads_of(gemma: Gemma) -> list[int]:
     """How many attention heads each block has."""
     return [int(gemma.trunk.config.num_attention_heads)] * gemma.n_blocks
 
 
-def _beside(gemma: Gemma, text: Tokens, edit: Edit, controls: Iterable[tuple[str, Edit]], watch: Watch) -> Comparison:
-    """A change beside its controls, each with what it is called; the text as it is gets read once."""
+def beside(
+    gemma: Gemma,
+    text: Tokens,
+    edit: Edit,
+    controls: Iterable[tuple[str, Edit]],
+    count: int,
+    watch: Watch,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """A change beside its controls; the text as it is gets read once.
+
+    Args:
+        gemma: The model.
+        text: What is read.
+        edit: The change.
+        controls: Each with what it is called, for people.
+        count: How many there are.
+        watch: What is followed.
+        progress: Called with changes measured and all changes; what it raises stops the work.
+    """
     (before,) = gemma.forward([text], watch.capture)
-    effect = _effect(gemma, text, [edit], watch, before)
-    made = [(site, _effect(gemma, text, [control], watch, before)) for site, control in controls]
-    return Comparison(effect, tuple(found for _, found in made), tuple(site for site, _ in made))
+    made = []
+    for done, (site, change) in enumerate(chain([("", edit)], controls), 1):
+        made.append((site, _effect(gemma, text, [change], watch, before)))
+        if progress is not None:
+            progress(done, 1 + count)
+    (_, effect), *others = made
+    return Comparison(effect, tuple(found for _, found in others), tuple(site for site, _ in others))
 
 
 def _effect(gemma: Gemma, text: Tokens, edits: Sequence[Edit], watch: Watch, before: Trace) -> Effect:

@@ -63,7 +63,13 @@ def gradient_x_input(gemma: Gemma, text: Tokens, objective: Objective) -> Salien
 
 
 def integrated_gradients(
-    gemma: Gemma, text: Tokens, objective: Objective, *, steps: int = 32, baseline: torch.Tensor | None = None
+    gemma: Gemma,
+    text: Tokens,
+    objective: Objective,
+    *,
+    steps: int = 32,
+    baseline: torch.Tensor | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Salience:
     """(e − b) · the mean of ∂f/∂e on the line from b to e, by Gauss-Legendre quadrature (Sundararajan et al. 2017).
 
@@ -74,6 +80,7 @@ def integrated_gradients(
         steps: Points of the quadrature, from 1: one pass forward and back each.
         baseline: T × d; None is the pad token's embedding in the place of every token but control tokens, so that the
             template stays as it is.
+        progress: Called with points done and all points, the two ends among them; what it raises stops the work.
 
     Raises:
         UserError: `steps` is below 1.
@@ -89,7 +96,7 @@ def integrated_gradients(
         ends = torch.stack([start, e])  # both ends too, for the gap
         return torch.cat([ends, start + alphas.to(e)[:, None, None] * (e - start)])
 
-    made = _gradients(gemma, text, objective, points)
+    made = _gradients(gemma, text, objective, points, progress)
     mean = (torch.tensor(weights / 2)[:, None, None] * made.gradients[2:].double()).sum(0)
     scores = ((made.points[1] - made.points[0]).double() * mean).sum(-1)
     gap = abs(float(scores.sum()) - float(made.values[1] - made.values[0]))
@@ -197,6 +204,7 @@ def deletion_curve(
     fractions: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.5),
     orders: int = 5,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> DeletionCurve:
     """Delete the highest-scored tokens, more and more of them, and look whether the number falls (Petsiuk et al. 2018).
 
@@ -208,17 +216,39 @@ def deletion_curve(
         fractions: Shares of the tokens that can be deleted.
         orders: Random orders beside it, from 1.
         seed: Of those.
+        progress: Called with readings done and all readings; what it raises stops the work.
     """
     places = deletable(text, objective)
     rng = random.Random(seed)
     ranked = [sorted(places, key=lambda at: -np.nan_to_num(scores[at], nan=-np.inf))]
     ranked += [rng.sample(places, len(places)) for _ in range(orders)]
     counts = [min(len(places), max(1, round(share * len(places)))) for share in fractions]
-    gone = [set(order[:count]) for order in ranked for count in counts]
+    gone: list[set[int]] = [set(), *(set(order[:count]) for order in ranked for count in counts)]
+    read: list[float] = []
     with torch.inference_mode():
-        whole, *rest = _forward_without(gemma, text, objective, [set(), *gone])
+        for at in range(0, len(gone), _TOGETHER):
+            read += _forward_without(gemma, text, objective, gone[at : at + _TOGETHER])
+            if progress is not None:
+                progress(len(read), len(gone))
+    whole, *rest = read
     values = np.array(rest).reshape(len(ranked), len(counts))
     return DeletionCurve(tuple(fractions), values[0], values[1:], whole)
+
+
+def curves_contrasted(one: DeletionCurve, other: DeletionCurve) -> DeletionCurve:
+    """The check of `contrasted`: one number less the other, the same shared tokens being deleted from both texts.
+
+    Both are curves of the contrasted scores, with the same fractions, orders and seed, and each objective is about all
+    tokens that the texts do not share.
+
+    Raises:
+        UserError: The two are of different fractions or numbers of orders.
+    """
+    if one.fractions != other.fractions or one.random.shape != other.random.shape:
+        raise UserError("Contrast two curves of the same fractions and orders.")
+    return DeletionCurve(
+        one.fractions, one.values - other.values, one.random - other.random, one.value - other.value
+    )  # fmt: skip
 
 
 def by_group(scores: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
@@ -255,8 +285,12 @@ def _gradients(
     text: Tokens,
     objective: Objective,
     points: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Gradients:
-    return gemma.gradients(text, objective.capture, lambda trace: objective.value(trace, frozenset()), points=points)
+    def value(trace: Trace) -> torch.Tensor:
+        return objective.value(trace, frozenset())
+
+    return gemma.gradients(text, objective.capture, value, points=points, progress=progress)
 
 
 def _cut(text: Tokens, gone: Collection[int], start: int = 0) -> Tokens:

@@ -108,6 +108,7 @@ def gradients(
     objective: Callable[[Trace], torch.Tensor],
     points: Callable[[torch.Tensor], torch.Tensor] | None,
     token_budget: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Gradients:
     """See `Gemma.gradients`."""
     trunk = gemma.trunk
@@ -116,7 +117,7 @@ def gradients(
         embeddings = trunk.decoder.embed_tokens(own)[0]
     wanted = embeddings.unsqueeze(0) if points is None else points(embeddings)
     at_once = max(1, token_budget // max(1, len(text)))
-    values, found = [], []
+    values, found, done = [], [], 0
     for part in wanted.split(at_once):
         leaf = part.detach().clone().requires_grad_()
         with torch.enable_grad():
@@ -141,6 +142,9 @@ def gradients(
             (gradient,) = torch.autograd.grad(each.sum(), leaf)
         values.append(each.detach().cpu())
         found.append(gradient.float().cpu())
+        done += len(part)
+        if progress is not None:
+            progress(done, len(wanted))
     return Gradients(wanted.detach().float().cpu(), torch.cat(values), torch.cat(found))
 
 

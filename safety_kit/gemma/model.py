@@ -250,6 +250,7 @@ class Gemma:
         *,
         points: Callable[[torch.Tensor], torch.Tensor] | None = None,
         token_budget: int = TOKEN_BUDGET,
+        progress: Callable[[int, int], None] | None = None,
     ) -> experiments.Gradients:
         """The gradient of a number that is read from a pass, with respect to the text's token embeddings.
 
@@ -260,6 +261,7 @@ class Gemma:
             points: From the text's T × d embeddings to the S × T × d at which the gradient is taken, for integrated
                 gradients say; None is the text's own. Gemma 3n's and 4's per-layer inputs stay those of the ids.
             token_budget: Tokens of all points in one pass.
+            progress: Called after each pass with points done and all points; what it raises stops the work.
 
         Raises:
             UserError: A block the model does not have, or an empty or too long text.
@@ -267,7 +269,7 @@ class Gemma:
         if not len(text):
             raise UserError("There is no token to take a gradient of.")
         self._check(capture, [len(text)])
-        return experiments.gradients(self, text, capture, objective, points, token_budget)
+        return experiments.gradients(self, text, capture, objective, points, token_budget, progress)
 
     def intervene(self, text: Tokens, edits: Sequence[experiments.Edit], capture: Capture) -> Trace:
         """`forward` of one text with changed activations; the model is as before afterwards, also after an error.
