@@ -103,6 +103,7 @@ class Guard:
         for text_check in self.text_checks:
             if isinstance(text_check, TextCheck):
                 text_check.views = policy.views
+        self._stages: dict[frozenset[str], frozenset[Stage]] = {}
         self.cache = VerdictCache()
         self._key = secrets.token_bytes(16)
         self._timeouts = Timeouts()
@@ -124,7 +125,14 @@ class Guard:
             "judge": self.judges,
         }
         checks = [check for phase in _PHASES[which] for check in made[phase]]
-        return tuple(c for c in checks if any(stage in self.policy.stages_of(category) for category in c.categories))
+        return tuple(check for check in checks if stage in self._stages_of(check.categories))
+
+    def _stages_of(self, categories: frozenset[str]) -> frozenset[Stage]:
+        """Stages at which any rule asks for any of them; asked for with every text, so worked out once."""
+        if categories not in self._stages:
+            found = (self.policy.stages_of(category) for category in categories)
+            self._stages[categories] = frozenset[Stage]().union(*found)
+        return self._stages[categories]
 
     def check(
         self,
