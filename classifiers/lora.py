@@ -16,8 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 from classifiers import lora_artifact
 from classifiers.calibrate import platt, probabilities
 from classifiers.evaluate import scores as metric_scores
-from classifiers.features import default_question, texts_of
+from classifiers.features import ALONE_OVERLAP, default_question, texts_of
 from classifiers.heads import make_folds
+from classifiers.lora_artifact import AdapterHead
 from classifiers.lora_examples import as_labels
 from classifiers.lora_objectives import HeadObjective, WordObjective, all_scores, encode, set_tensors
 from classifiers.lora_train import Plan, Training
@@ -59,7 +60,8 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         progress: Show progress bars on stderr.
 
     After `fit`: `classes_`, `held_out_` (rows), `scores_` (their decision scores), `report_` (metrics on them),
-    `losses_` (held-out loss by epoch, the start's first), `best_epoch_` and `seconds_`.
+    `heads_` (by category, what the harmless ones among them say of thresholds and budgets), `losses_` (held-out loss by
+    epoch, the start's first), `best_epoch_` and `seconds_`.
     """
 
     def __init__(
@@ -113,7 +115,8 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         self._check()
         texts = texts_of(X)
         labels = as_labels(y, len(texts))
-        items = [windows[0] if windows else None for windows in self._encode(texts)]
+        parts = self._encode(texts)
+        items = [windows[0] if windows else None for windows in parts]
         encoded = [item for item in items if item is not None]
         if len(encoded) < len(items):
             raise DataError(f"Example {items.index(None) + 1} has no text; leave it out.")
@@ -132,6 +135,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         self.classes_ = np.array([0, 1])
         self.calibration_ = platt(y_held, training.scores)
         self.held_out_, self.scores_ = training.held, training.scores
+        self.heads_ = {self.category: self._measured([parts[row] for row in training.held[y_held == 0]])}
         self.losses_, self.best_epoch_ = training.state.losses, training.state.best
         self.report_ = metric_scores(y_held, probabilities(self.calibration_, training.scores))
         self.counts_ = int(labels.sum()), int(len(labels) - labels.sum())
@@ -154,7 +158,9 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
     def decision_function(self, X: Sequence[Text]) -> NDArray[np.float64]:
         """n decision scores; -inf for a text without tokens. Of a long text's windows the worst counts."""
         check_is_fitted(self, "calibration_")
-        windows = self._encode(texts_of(X))
+        return self._largest(self._encode(texts_of(X)))
+
+    def _largest(self, windows: Sequence[Sequence[Encoded]]) -> NDArray[np.float64]:
         items = [item for parts in windows for item in parts]
         row = np.repeat(np.arange(len(windows)), [len(parts) for parts in windows])
         scores = np.full(len(windows), -np.inf)
@@ -218,7 +224,8 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         }
         head = {name: tensor.detach().cpu() for name, tensor in self._head().items()}
         path = Path(path)
-        lora_artifact.save(path, manifest, self.adapted_.config_json(), self.adapted_.weights(), head, notes)
+        measured = self.heads_.get(self.category)
+        lora_artifact.save(path, manifest, self.adapted_.config_json(), self.adapted_.weights(), head, measured, notes)
         return path
 
     @classmethod
@@ -229,7 +236,8 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
             ArtifactError: The folder is missing, changed, or taught on another model.
             MissingExtra: PEFT is not installed.
         """
-        manifest, adapter, head = lora_artifact.load(Path(path))
+        folder = lora_artifact.load(Path(path))
+        manifest = folder.manifest
         self = cls(
             gemma,
             category=manifest.category,
@@ -245,13 +253,13 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
                 "load that model, or teach it again."
             )
         self._build()
-        self.adapted_.restore(adapter)
+        self.adapted_.restore(folder.weights)
         mine = self._head()
-        if {name: tensor.shape for name, tensor in mine.items()} != {name: t.shape for name, t in head.items()}:
+        if {name: tensor.shape for name, tensor in mine.items()} != {name: t.shape for name, t in folder.head.items()}:
             raise ArtifactError("The head does not fit its manifest; teach or fetch the adapter again.")
-        set_tensors(mine, head)
+        set_tensors(mine, folder.head)
         self.classes_ = np.array([0, 1])
-        self.calibration_ = manifest.calibration
+        self.calibration_, self.heads_ = manifest.calibration, folder.heads
         self.report_, self.counts_ = manifest.metrics, (manifest.positives, manifest.negatives)
         self.losses_, self.best_epoch_ = manifest.held_out_losses, manifest.best_epoch
         self.held_out_ = np.arange(manifest.held_out)
@@ -285,6 +293,11 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
 
     def _encode(self, texts: Sequence[Text]) -> list[list[Encoded]]:
         return [encode(self.model_, text, self.question_) for text in texts]
+
+    def _measured(self, windows: Sequence[Sequence[Encoded]]) -> AdapterHead:
+        """What harmless texts that were held out say, read as a text is when it is scored: by all its windows."""
+        counts = [sum(part.stop - part.start for part in parts) - ALONE_OVERLAP * (len(parts) - 1) for parts in windows]
+        return AdapterHead.of(self.category, self.calibration_, self._largest(windows), np.array(counts))
 
     def _run_digest(self, groups: Sequence[str] | None) -> str:
         settings = {

@@ -74,11 +74,17 @@ def test_what_is_trained_is_classified_and_evaluated(
     assert said["rung"] == rung
     assert 0 <= said["categories"]["toy"]["auroc"] <= 1
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    budgets = [(one["stage"], one["fpr"], one["threshold"]) for one in said.get("budgets", [])]
+    unsupported = [(stage, fpr, None) for stage in ("input", "output") for fpr in (0.001, 0.005, 0.01, 0.02, 0.05)]
+    assert set(budgets) == (set(unsupported) if rung == "adapter" else set())
     done = runner.invoke(app, ["classify", str(folder), "zzzz", "--json"])
     assert done.exit_code == 0, done.stderr
     assert 0 <= json.loads(done.stdout)["results"][0]["scores"]["toy"] <= 1
     done = runner.invoke(app, ["evaluate", str(folder), str(rows), "--json"])
     assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout).get("budgets") == said.get("budgets")
+    done = runner.invoke(app, ["evaluate", str(folder), str(rows)])
+    assert ("held out of training, at 95%" in " ".join(done.stdout.split())) == (rung == "adapter")
     assert isinstance(ladder.load(folder, tiny()), AdapterClassifier if rung == "adapter" else SafetyClassifier)
 
 
