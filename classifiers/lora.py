@@ -17,6 +17,7 @@ from classifiers import lora_artifact
 from classifiers.calibrate import platt, probabilities
 from classifiers.evaluate import scores as metric_scores
 from classifiers.features import ALONE_OVERLAP, default_question, texts_of
+from classifiers.golden import golden_record
 from classifiers.heads import make_folds
 from classifiers.lora_artifact import AdapterHead
 from classifiers.lora_examples import as_labels
@@ -24,9 +25,11 @@ from classifiers.lora_objectives import HeadObjective, WordObjective, all_scores
 from classifiers.lora_train import Plan, Training
 from classifiers.model import NeedsGemma
 from safety_kit import __version__
+from safety_kit.artifacts import public_name
 from safety_kit.errors import ArtifactError, DataError, UserError
 from safety_kit.gemma import Gemma
 from safety_kit.gemma.adapted import AdaptedGemma
+from safety_kit.golden import TEXTS, check_models, check_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,10 +205,11 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
             "objective": self.objective,
             "question": self.question_,
             "model": {
-                "name": model.name,
+                "name": public_name(model.name),
                 "family": model.family,
                 "digest": model.digest,
                 "dtype": model.dtype,
+                "attention": model.attention,
                 "blocks": model.n_blocks,
                 "hidden_size": model.hidden_size,
             },
@@ -219,6 +223,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
             "held_out_losses": [round(loss, 6) for loss in self.losses_],
             "metrics": {name: round(value, 4) for name, value in self.report_.items()},
             "data_digest": self.data_digest_,
+            "golden": golden_record(self.heads_, [self.decision_function(TEXTS).tolist()]) if self.heads_ else None,
             "created": datetime.now(UTC).strftime("%Y-%m-%d"),
             "kit_version": __version__,
         }
@@ -233,7 +238,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         """A fitted classifier from its folder.
 
         Raises:
-            ArtifactError: The folder is missing, changed, or taught on another model.
+            ArtifactError: The folder is missing, changed, or taught on a model that reads its golden texts differently.
             MissingExtra: PEFT is not installed.
         """
         folder = lora_artifact.load(Path(path))
@@ -247,11 +252,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
             rank=manifest.rank,
             progress=progress,
         )
-        if manifest.model.digest != self.model_.digest:
-            raise ArtifactError(
-                f"The adapter in {path} was taught on {manifest.model.name}, not on {self.model_.name}; "
-                "load that model, or teach it again."
-            )
+        check_shape(folder, self.model_)
         self._build()
         self.adapted_.restore(folder.weights)
         mine = self._head()
@@ -260,6 +261,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         set_tensors(mine, folder.head)
         self.classes_ = np.array([0, 1])
         self.calibration_, self.heads_ = manifest.calibration, folder.heads
+        check_models([folder], self.model_, lambda _gemma, _heads, texts: [self.decision_function(texts).tolist()])
         self.report_, self.counts_ = manifest.metrics, (manifest.positives, manifest.negatives)
         self.losses_, self.best_epoch_ = manifest.held_out_losses, manifest.best_epoch
         self.held_out_ = np.arange(manifest.held_out)

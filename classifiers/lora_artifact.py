@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from classifiers.features import ALONE_WINDOW
-from safety_kit.artifacts import Calibration, ModelRecord, Scored, check_target, write_folder
+from safety_kit.artifacts import Calibration, Golden, ModelRecord, Scored, check_target, write_folder
 from safety_kit.budget import RATES, smallest_supported
 from safety_kit.errors import ArtifactError
 from safety_kit.types import Stage
@@ -52,9 +52,18 @@ class AdapterManifest(BaseModel):
     held_out_losses: list[float]
     metrics: dict[str, float]
     data_digest: str
+    golden: Golden | None = None
     created: str
     kit_version: str
     checksums: dict[str, str]
+
+    @model_validator(mode="after")
+    def _golden_fits(self) -> AdapterManifest:
+        if self.golden is not None:
+            lengths = {category: len(scores) for category, scores in self.golden.scores.items()}
+            if lengths != {self.category: len(self.golden.texts)}:
+                raise ValueError("the golden scores are not one a text")
+        return self
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,25 @@ class Adapter:
     weights: Tensors
     head: Tensors
     heads: dict[str, AdapterHead]
+
+    def remedy(self, name: str) -> str:
+        """What to do where the model `name` does not fit."""
+        return (
+            f"load {self.manifest.model.name}, or teach it again with: "
+            f"safety-kit train DATA --out DIR --rung adapter --model {name}"
+        )
+
+    def check_model(self, name: str, digest: str) -> None:
+        """Refuse other weights.
+
+        Raises:
+            ArtifactError: `digest` is not the taught model's.
+        """
+        if digest != self.manifest.model.digest:
+            raise ArtifactError(
+                f"The adapter in {self.path} was taught on {self.manifest.model.name}, not on {name}; "
+                f"{self.remedy(name)}"
+            )
 
 
 def save(
@@ -183,6 +211,8 @@ def _heads(manifest: AdapterManifest, head: Tensors) -> dict[str, AdapterHead]:
     """Takes the harmless examples' scores and lengths out of the head's tensors."""
     scores, lengths = (head.pop(name, None) for name in (_NEGATIVES, _LENGTHS))
     if scores is None and lengths is None:
+        if manifest.golden is not None:
+            raise ValueError("golden texts without harmless examples' scores")
         return {}
     if (
         scores is None

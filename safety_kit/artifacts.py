@@ -262,6 +262,10 @@ class Artifact:
         """SHA-256 over the manifest, which holds the other files' checksums."""
         return _sha256((self.path / "manifest.json").read_bytes())
 
+    def remedy(self, name: str) -> str:
+        """What to do where the model `name` does not fit."""
+        return f"teach it again with: safety-kit prepare --model {name}"
+
     def check_model(self, name: str, digest: str) -> None:
         """Refuse another model's activations.
 
@@ -271,7 +275,7 @@ class Artifact:
         if digest != self.manifest.model.digest:
             raise ArtifactError(
                 f"The classifier in {self.path} was taught on {self.manifest.model.name}, not on {name}; "
-                f"teach it again with: safety-kit prepare --model {name}"
+                f"{self.remedy(name)}"
             )
 
 

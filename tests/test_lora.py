@@ -419,4 +419,7 @@ def older(folder: Path) -> Path:
         del tensors["negatives"], tensors["lengths"]
 
     rewrite_head(folder, strip)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["golden"], manifest["model"]["attention"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
