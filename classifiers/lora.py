@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from classifiers import lora_artifact
+from classifiers import hub, lora_artifact
 from classifiers.calibrate import platt, probabilities
 from classifiers.evaluate import scores as metric_scores
 from classifiers.features import ALONE_OVERLAP, default_question, texts_of
@@ -267,6 +267,22 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         self.held_out_ = np.arange(manifest.held_out)
         self.data_digest_ = manifest.data_digest
         return self
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish to the Hugging Face Hub; see `classifiers.hub.push_classifier`."""
+        return hub.push_classifier(self, repo_id, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: Path | str,
+        gemma: Gemma | str = "embedded",
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> AdapterClassifier:
+        """A fitted classifier from a folder or a Hub repository; see `classifiers.hub.fetch` and `load`."""
+        return cls.load(hub.fetch(source, revision=revision, token=token), gemma)
 
     def _check(self) -> None:
         if self.objective not in ("head", "generative"):

@@ -57,6 +57,11 @@ class AdapterManifest(BaseModel):
     kit_version: str
     checksums: dict[str, str]
 
+    @property
+    def categories(self) -> dict[str, AdapterManifest]:
+        """Its one category, as the manifest of frozen heads lists theirs: counts and metrics by name."""
+        return {self.category: self}
+
     @model_validator(mode="after")
     def _golden_fits(self) -> AdapterManifest:
         if self.golden is not None:
@@ -118,6 +123,11 @@ class Adapter:
     weights: Tensors
     head: Tensors
     heads: dict[str, AdapterHead]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the manifest, which holds the other files' checksums."""
+        return _sha256((self.path / "manifest.json").read_bytes())
 
     def remedy(self, name: str) -> str:
         """What to do where the model `name` does not fit."""

@@ -363,7 +363,7 @@ def load(path: Path | str) -> Artifact:
     path = Path(path)
     if kind_of(path) == "lora":
         raise ArtifactError(
-            f"{path} holds an adapter; guard, calibrate, explain and publish take classifiers of frozen activations: "
+            f"{path} holds an adapter; guard, calibrate and explain take classifiers of frozen activations: "
             "teach one with --rung frozen."
         )
     try:
