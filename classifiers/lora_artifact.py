@@ -208,7 +208,10 @@ def load(path: Path) -> Adapter:
                     "teach or fetch it again."
                 )
         weights, head = load_tensors(data[WEIGHTS]), load_tensors(data[HEAD])
-        return Adapter(path, manifest, weights, head, _heads(manifest, head))
+        heads = _heads(manifest, head)
+        if not all(bool(tensor.isfinite().all()) for tensor in head.values()):
+            raise ValueError("the head is not finite")
+        return Adapter(path, manifest, weights, head, heads)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is no adapter folder: {error.filename} is missing.") from error
     except (OSError, ValueError, ValidationError, SafetensorError, RecursionError) as error:
@@ -227,6 +230,7 @@ def _heads(manifest: AdapterManifest, head: Tensors) -> dict[str, AdapterHead]:
     if (
         scores is None
         or lengths is None
+        or (scores.dtype, lengths.dtype) != (torch.float32, torch.int32)
         or scores.ndim != 1
         or not len(scores)
         or scores.shape != lengths.shape

@@ -378,16 +378,30 @@ class TestBudgets:
         card = (taught.save(tmp_path / "toy") / "card.md").read_text()
         assert "| all lengths | 4 | 52.71% | unsupported |" in card
 
-    @pytest.mark.parametrize("change", ["cut", "nan", "alone"])
-    def test_scores_that_do_not_fit_are_refused(
-        self, taught: AdapterClassifier, tiny: Gemma, tmp_path: Path, change: str
+    @pytest.mark.parametrize(
+        ("name", "change"),
+        [
+            ("negatives", lambda scores: scores[1:].clone()),
+            ("negatives", lambda scores: scores[:0].clone()),
+            ("negatives", lambda scores: scores * torch.nan),
+            ("negatives", lambda scores: scores.bfloat16()),
+            ("lengths", lambda lengths: lengths.float()),
+            ("lengths", None),
+            ("weight", lambda weight: weight * torch.nan),
+        ],
+    )
+    def test_tensors_that_do_not_fit_are_refused(
+        self,
+        taught: AdapterClassifier,
+        tiny: Gemma,
+        tmp_path: Path,
+        name: str,
+        change: Callable[[torch.Tensor], torch.Tensor] | None,
     ) -> None:
         def edit(tensors: dict[str, torch.Tensor]) -> None:
-            if change == "alone":
-                del tensors["lengths"]
-            else:
-                scores = tensors["negatives"]
-                tensors["negatives"] = scores[1:].clone() if change == "cut" else scores * torch.nan
+            tensor = tensors.pop(name)
+            if change:
+                tensors[name] = change(tensor)
 
         rewrite_head(taught.save(tmp_path / "toy"), edit)
         with pytest.raises(ArtifactError, match="cannot be read"):

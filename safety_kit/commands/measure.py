@@ -60,6 +60,8 @@ def evaluate(
     report = measure(classifier, examples, seed=seed)
     _note_few(report)
     heads = classifier.heads_ if isinstance(classifier, AdapterClassifier) else {}
+    if isinstance(classifier, AdapterClassifier) and not heads:
+        rows_options.warn("this adapter keeps no scores of harmless examples; teach it again for budgets.")
     if as_json:
         budgets = {"budgets": budget_tables.budget_rows(heads)} if heads else {}
         console.emit({"rows": len(examples.texts), "held_out": held_out, "categories": report, **budgets})
