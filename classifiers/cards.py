@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safety_kit.artifacts import Manifest
+    from collections.abc import Mapping
+
+    from classifiers.lora_artifact import AdapterManifest
+    from safety_kit.artifacts import CategoryRecord, Manifest
 
 
 def artifact_card(manifest: dict[str, Any], notes: str) -> str:
@@ -35,21 +38,24 @@ def artifact_card(manifest: dict[str, Any], notes: str) -> str:
     return "\n".join(lines) + (f"\n\n{notes.strip()}\n" if notes.strip() else "\n")
 
 
-def use_and_limits(manifest: Manifest, repo_id: str) -> str:
+def use_and_limits(manifest: Manifest | AdapterManifest, repo_id: str) -> str:
     """What stands below the card where an artifact is published: how to load it, intended use, data card, limits."""
     model = manifest.model
     names = ", ".join(manifest.categories)
-    rows = [f"| {name} | {one.positives} | {one.negatives} |" for name, one in manifest.categories.items()]
-    sources = [f"- {source.category}: artifact `{source.digest}`" for source in manifest.sources]
+    estimator = "AdapterClassifier" if manifest.kind == "lora" else "SafetyClassifier"
+    records: Mapping[str, CategoryRecord | AdapterManifest] = manifest.categories
+    rows = [f"| {name} | {one.positives} | {one.negatives} |" for name, one in records.items()]
+    known = [] if manifest.kind == "lora" else manifest.sources
+    sources = [f"- {source.category}: artifact `{source.digest}`" for source in known]
     built = ["", "Built on other artifacts:", "", *sources] if sources else []
     lines = [
         "## Use",
         "",
         "```python",
-        "from classifiers import SafetyClassifier",
+        f"from classifiers import {estimator}",
         "from safety_kit import Gemma",
         "",
-        f"classifier = SafetyClassifier.from_pretrained({repo_id!r}, Gemma.load({model.name!r}))",
+        f"classifier = {estimator}.from_pretrained({repo_id!r}, Gemma.load({model.name!r}))",
         'print(classifier.category_probabilities(["A text."]))',
         "```",
         "",
@@ -76,7 +82,7 @@ def use_and_limits(manifest: Manifest, repo_id: str) -> str:
         "",
         "## Limits",
         "",
-        "- Cross-validated figures say how well new texts of the same making are told apart. On others expect less.",
+        "- Held-out figures say how well new texts of the same making are told apart. On others expect less.",
         "- A probability is calibrated for traffic of which one half is harmful; real traffic holds less, so more of "
         "what is stopped is harmless.",
         "- A false-positive rate below one in the number of harmless examples cannot be set.",

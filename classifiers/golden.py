@@ -9,7 +9,7 @@ from classifiers.features import alone_readings
 from safety_kit.golden import TEXTS, Text, causal_scores, check_models
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from safety_kit.artifacts import Artifact, Head
     from safety_kit.gemma import Gemma
@@ -27,9 +27,13 @@ def record_golden(
         reading: Where the heads read.
         question: For ``alone``.
     """
-    rows = _scorer(reading, question)(gemma, list(heads.values()), TEXTS)
+    return golden_record(heads, _scorer(reading, question)(gemma, list(heads.values()), TEXTS))
+
+
+def golden_record(categories: Iterable[str], rows: Scores) -> dict[str, Any]:
+    """The same from scores of `TEXTS`, a row a category."""
     scores = [[round(float(score), 6) for score in row] for row in rows]
-    return {"texts": TEXTS, "scores": dict(zip(heads, scores, strict=True))}
+    return {"texts": TEXTS, "scores": dict(zip(categories, scores, strict=True))}
 
 
 def check_model(artifact: Artifact, gemma: Gemma) -> None:

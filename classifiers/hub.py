@@ -7,16 +7,24 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from classifiers import lora_artifact
 from classifiers.cards import use_and_limits
 from safety_kit import __version__, artifacts
 from safety_kit.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from classifiers.fit import SafetyClassifier
-    from safety_kit.artifacts import Artifact
+    from classifiers.lora import AdapterClassifier
+    from classifiers.lora_artifact import Adapter, AdapterManifest
+    from safety_kit.artifacts import Artifact, CategoryRecord
 
 FILES = ("manifest.json", "weights.safetensors", "card.md", "README.md")
-"""All that is ever sent or fetched."""
+"""All that is sent of a classifier of frozen activations."""
+
+ADAPTER_FILES = ("manifest.json", *lora_artifact.FILES, "README.md")
+"""All that is sent of an adapter."""
 
 LIBRARY = "safety-kit"
 LICENSE = "gemma"
@@ -35,7 +43,7 @@ _METRICS = {
 def fetch(source: Path | str, *, revision: str | None = None, token: str | None = None) -> Path:
     """The folder of a classifier, fetched from the Hub where it is no folder here.
 
-    Only `FILES` are downloaded; `artifacts.load` then holds each against its checksum.
+    Only `FILES` and `ADAPTER_FILES` are downloaded; loading then holds each against its checksum.
 
     Args:
         source: A folder, or a Hub repository such as ``name/insults``.
@@ -58,13 +66,22 @@ def fetch(source: Path | str, *, revision: str | None = None, token: str | None 
                 name,
                 revision=revision,
                 token=token,
-                allow_patterns=list(FILES),
+                allow_patterns=sorted({*FILES, *ADAPTER_FILES}),
                 library_name=LIBRARY,
                 library_version=__version__,
             )
         )
     except Exception as error:  # the client and what it stands on raise dozens of types
         raise _explain(error, name, "fetched") from error
+
+
+def read(folder: Path | str) -> Artifact | Adapter:
+    """A classifier folder of either kind, every file held against its checksum.
+
+    Raises:
+        ArtifactError: It cannot be read.
+    """
+    return lora_artifact.load(Path(folder)) if artifacts.kind_of(folder) == "lora" else artifacts.load(folder)
 
 
 def push(
@@ -94,7 +111,7 @@ def push(
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    artifact = artifacts.load(folder)
+    artifact = read(folder)
     files = publication(artifact, repo_id, license)
     api = api or HfApi(token=token, library_name=LIBRARY, library_version=__version__)
     try:
@@ -112,7 +129,9 @@ def push(
     raise ArtifactError(f"{repo_id} is public: name a private repository, or publish with --public (private=False).")
 
 
-def push_classifier(classifier: SafetyClassifier, repo_id: str, *, notes: str = "", **options: Any) -> str:
+def push_classifier(
+    classifier: SafetyClassifier | AdapterClassifier, repo_id: str, *, notes: str = "", **options: Any
+) -> str:
     """Save a fitted classifier and publish it.
 
     Args:
@@ -128,31 +147,36 @@ def push_classifier(classifier: SafetyClassifier, repo_id: str, *, notes: str = 
         ArtifactError: The Hub did not take it.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        return push(classifier.save(Path(scratch) / "classifier", notes=notes).path, repo_id, **options)
+        folder = Path(scratch) / "classifier"
+        classifier.save(folder, notes=notes)
+        return push(folder, repo_id, **options)
 
 
-def publication(artifact: Artifact, repo_id: str, license: str = LICENSE) -> dict[str, bytes]:
+def publication(artifact: Artifact | Adapter, repo_id: str, license: str = LICENSE) -> dict[str, bytes]:
     """What publishing sends: file name → content."""
-    names = [name for name in FILES if name != "README.md"]
+    kind = ADAPTER_FILES if artifact.manifest.kind == "lora" else FILES
+    names = [name for name in kind if name != "README.md"]
     files = {name: (artifact.path / name).read_bytes() for name in names}
     return {**files, "README.md": readme(artifact, repo_id, license).encode()}
 
 
-def readme(artifact: Artifact, repo_id: str, license: str = LICENSE) -> str:
+def readme(artifact: Artifact | Adapter, repo_id: str, license: str = LICENSE) -> str:
     """The repository's page: the Hub's YAML header, the artifact's own card, use, data and limits."""
     from huggingface_hub import EvalResult, ModelCardData
 
     manifest = artifact.manifest
+    lora = manifest.kind == "lora"
+    records: Mapping[str, CategoryRecord | AdapterManifest] = manifest.categories
     results = [
         EvalResult(
             task_type="text-classification",
             dataset_type=f"examples-{manifest.data_digest[:12]}",
-            dataset_name=f"{category}: held-out folds of the examples",
+            dataset_name=f"{category}: held-out {'part' if lora else 'folds'} of the examples",
             metric_type=_METRICS[metric][0],
             metric_name=_METRICS[metric][1],
             metric_value=value,
         )
-        for category, record in manifest.categories.items()
+        for category, record in records.items()
         for metric, value in record.metrics.items()
         if metric in _METRICS and value is not None
     ]
@@ -161,7 +185,7 @@ def readme(artifact: Artifact, repo_id: str, license: str = LICENSE) -> str:
         library_name=LIBRARY,
         pipeline_tag="text-classification",
         base_model=base_model(manifest.model.name),
-        tags=["safety", "content-moderation", "guardrails", "linear-probe", *manifest.categories],
+        tags=["safety", "content-moderation", "guardrails", "lora" if lora else "linear-probe", *manifest.categories],
         model_name=", ".join(manifest.categories),
         eval_results=results or None,
     )

@@ -13,19 +13,23 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from classifiers import lora_artifact
+from classifiers import hub, lora_artifact
 from classifiers.calibrate import platt, probabilities
 from classifiers.evaluate import scores as metric_scores
-from classifiers.features import default_question, texts_of
+from classifiers.features import ALONE_OVERLAP, default_question, texts_of
+from classifiers.golden import golden_record
 from classifiers.heads import make_folds
+from classifiers.lora_artifact import AdapterHead
 from classifiers.lora_examples import as_labels
 from classifiers.lora_objectives import HeadObjective, WordObjective, all_scores, encode, set_tensors
 from classifiers.lora_train import Plan, Training
 from classifiers.model import NeedsGemma
 from safety_kit import __version__
+from safety_kit.artifacts import public_name
 from safety_kit.errors import ArtifactError, DataError, UserError
 from safety_kit.gemma import Gemma
 from safety_kit.gemma.adapted import AdaptedGemma
+from safety_kit.golden import TEXTS, check_models, check_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +63,8 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         progress: Show progress bars on stderr.
 
     After `fit`: `classes_`, `held_out_` (rows), `scores_` (their decision scores), `report_` (metrics on them),
-    `losses_` (held-out loss by epoch, the start's first), `best_epoch_` and `seconds_`.
+    `heads_` (by category, what the harmless ones among them say of thresholds and budgets), `losses_` (held-out loss by
+    epoch, the start's first), `best_epoch_` and `seconds_`.
     """
 
     def __init__(
@@ -113,7 +118,8 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         self._check()
         texts = texts_of(X)
         labels = as_labels(y, len(texts))
-        items = [windows[0] if windows else None for windows in self._encode(texts)]
+        parts = self._encode(texts)
+        items = [windows[0] if windows else None for windows in parts]
         encoded = [item for item in items if item is not None]
         if len(encoded) < len(items):
             raise DataError(f"Example {items.index(None) + 1} has no text; leave it out.")
@@ -132,6 +138,7 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         self.classes_ = np.array([0, 1])
         self.calibration_ = platt(y_held, training.scores)
         self.held_out_, self.scores_ = training.held, training.scores
+        self.heads_ = {self.category: self._measured([parts[row] for row in training.held[y_held == 0]])}
         self.losses_, self.best_epoch_ = training.state.losses, training.state.best
         self.report_ = metric_scores(y_held, probabilities(self.calibration_, training.scores))
         self.counts_ = int(labels.sum()), int(len(labels) - labels.sum())
@@ -154,7 +161,9 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
     def decision_function(self, X: Sequence[Text]) -> NDArray[np.float64]:
         """n decision scores; -inf for a text without tokens. Of a long text's windows the worst counts."""
         check_is_fitted(self, "calibration_")
-        windows = self._encode(texts_of(X))
+        return self._largest(self._encode(texts_of(X)))
+
+    def _largest(self, windows: Sequence[Sequence[Encoded]]) -> NDArray[np.float64]:
         items = [item for parts in windows for item in parts]
         row = np.repeat(np.arange(len(windows)), [len(parts) for parts in windows])
         scores = np.full(len(windows), -np.inf)
@@ -196,10 +205,11 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
             "objective": self.objective,
             "question": self.question_,
             "model": {
-                "name": model.name,
+                "name": public_name(model.name),
                 "family": model.family,
                 "digest": model.digest,
                 "dtype": model.dtype,
+                "attention": model.attention,
                 "blocks": model.n_blocks,
                 "hidden_size": model.hidden_size,
             },
@@ -213,12 +223,14 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
             "held_out_losses": [round(loss, 6) for loss in self.losses_],
             "metrics": {name: round(value, 4) for name, value in self.report_.items()},
             "data_digest": self.data_digest_,
+            "golden": golden_record(self.heads_, [self.decision_function(TEXTS).tolist()]) if self.heads_ else None,
             "created": datetime.now(UTC).strftime("%Y-%m-%d"),
             "kit_version": __version__,
         }
         head = {name: tensor.detach().cpu() for name, tensor in self._head().items()}
         path = Path(path)
-        lora_artifact.save(path, manifest, self.adapted_.config_json(), self.adapted_.weights(), head, notes)
+        measured = self.heads_.get(self.category)
+        lora_artifact.save(path, manifest, self.adapted_.config_json(), self.adapted_.weights(), head, measured, notes)
         return path
 
     @classmethod
@@ -226,10 +238,11 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         """A fitted classifier from its folder.
 
         Raises:
-            ArtifactError: The folder is missing, changed, or taught on another model.
+            ArtifactError: The folder is missing, changed, or taught on a model that reads its golden texts differently.
             MissingExtra: PEFT is not installed.
         """
-        manifest, adapter, head = lora_artifact.load(Path(path))
+        folder = lora_artifact.load(Path(path))
+        manifest = folder.manifest
         self = cls(
             gemma,
             category=manifest.category,
@@ -239,24 +252,37 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
             rank=manifest.rank,
             progress=progress,
         )
-        if manifest.model.digest != self.model_.digest:
-            raise ArtifactError(
-                f"The adapter in {path} was taught on {manifest.model.name}, not on {self.model_.name}; "
-                "load that model, or teach it again."
-            )
+        check_shape(folder, self.model_)
         self._build()
-        self.adapted_.restore(adapter)
+        self.adapted_.restore(folder.weights)
         mine = self._head()
-        if {name: tensor.shape for name, tensor in mine.items()} != {name: t.shape for name, t in head.items()}:
+        if {name: tensor.shape for name, tensor in mine.items()} != {name: t.shape for name, t in folder.head.items()}:
             raise ArtifactError("The head does not fit its manifest; teach or fetch the adapter again.")
-        set_tensors(mine, head)
+        set_tensors(mine, folder.head)
         self.classes_ = np.array([0, 1])
-        self.calibration_ = manifest.calibration
+        self.calibration_, self.heads_ = manifest.calibration, folder.heads
+        check_models([folder], self.model_, lambda _gemma, _heads, texts: [self.decision_function(texts).tolist()])
         self.report_, self.counts_ = manifest.metrics, (manifest.positives, manifest.negatives)
         self.losses_, self.best_epoch_ = manifest.held_out_losses, manifest.best_epoch
         self.held_out_ = np.arange(manifest.held_out)
         self.data_digest_ = manifest.data_digest
         return self
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish to the Hugging Face Hub; see `classifiers.hub.push_classifier`."""
+        return hub.push_classifier(self, repo_id, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: Path | str,
+        gemma: Gemma | str = "embedded",
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> AdapterClassifier:
+        """A fitted classifier from a folder or a Hub repository; see `classifiers.hub.fetch` and `load`."""
+        return cls.load(hub.fetch(source, revision=revision, token=token), gemma)
 
     def _check(self) -> None:
         if self.objective not in ("head", "generative"):
@@ -285,6 +311,11 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
 
     def _encode(self, texts: Sequence[Text]) -> list[list[Encoded]]:
         return [encode(self.model_, text, self.question_) for text in texts]
+
+    def _measured(self, windows: Sequence[Sequence[Encoded]]) -> AdapterHead:
+        """What harmless texts that were held out say, read as a text is when it is scored: by all its windows."""
+        counts = [sum(part.stop - part.start for part in parts) - ALONE_OVERLAP * (len(parts) - 1) for parts in windows]
+        return AdapterHead.of(self.category, self.calibration_, self._largest(windows), np.array(counts))
 
     def _run_digest(self, groups: Sequence[str] | None) -> str:
         settings = {

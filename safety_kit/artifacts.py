@@ -135,41 +135,23 @@ class Manifest(BaseModel):
         return self
 
 
-@dataclass(frozen=True)
-class Head:
-    """A linear reading of one category.
+class Scored:
+    """What the decision scores of one category mean: its probabilities, and its thresholds by false-positive budget."""
 
-    Attributes:
-        category: What it scores.
-        blocks: Blocks whose outputs it reads, concatenated in this order.
-        weight: len(blocks)·d float32; the features' standardisation is folded in.
-        bias: Added once to the mean of the tokens' scores.
-        calibration: By stage.
-        negatives: By stage, the sorted decision scores of held-out negatives.
-        lengths: By stage, their tokens in the same order; empty where nobody counted.
-        window: A reading pools at most so many tokens.
-        reply_window: The same at output, where a violation must stand out from what came before it; None: `window`.
-        stride: In a stream, and in a text longer than a window, a reading is taken every so many tokens.
-    """
+    if TYPE_CHECKING:
 
-    category: str
-    blocks: tuple[int, ...]
-    weight: Floats
-    bias: float
-    calibration: dict[Stage, Calibration]
-    negatives: dict[Stage, Floats]
-    window: int
-    stride: int
-    lengths: dict[Stage, Tensor] = field(default_factory=dict)
-    reply_window: int | None = None
+        @property
+        def category(self) -> str: ...
+        @property
+        def calibration(self) -> Mapping[Stage, Calibration]: ...
+        @property
+        def negatives(self) -> Mapping[Stage, Floats]: ...
+        @property
+        def lengths(self) -> Mapping[Stage, Tensor]: ...
 
     def window_at(self, stage: Stage) -> int:
         """Tokens that a reading pools at most at a stage."""
-        return self.reply_window or self.window if stage is Stage.OUTPUT else self.window
-
-    def token_scores(self, hidden: Floats) -> Floats:
-        """One score a token: n × (blocks·d) activations → n."""
-        return hidden @ self.weight
+        raise NotImplementedError
 
     def probability(self, score: float, stage: Stage) -> float:
         """The calibrated probability of a decision score."""
@@ -204,6 +186,43 @@ class Head:
     def budgets(self, stage: Stage) -> dict[str, list[budget.Budget]]:
         """By band of lengths, what the held-out negatives say of `budget.RATES`; thresholds are decision scores."""
         return budget.by_length(self.negatives[stage], self.lengths.get(stage), self.window_at(stage))
+
+
+@dataclass(frozen=True)
+class Head(Scored):
+    """A linear reading of one category.
+
+    Attributes:
+        category: What it scores.
+        blocks: Blocks whose outputs it reads, concatenated in this order.
+        weight: len(blocks)·d float32; the features' standardisation is folded in.
+        bias: Added once to the mean of the tokens' scores.
+        calibration: By stage.
+        negatives: By stage, the sorted decision scores of held-out negatives.
+        lengths: By stage, their tokens in the same order; empty where nobody counted.
+        window: A reading pools at most so many tokens.
+        reply_window: The same at output, where a violation must stand out from what came before it; None: `window`.
+        stride: In a stream, and in a text longer than a window, a reading is taken every so many tokens.
+    """
+
+    category: str
+    blocks: tuple[int, ...]
+    weight: Floats
+    bias: float
+    calibration: dict[Stage, Calibration]
+    negatives: dict[Stage, Floats]
+    window: int
+    stride: int
+    lengths: dict[Stage, Tensor] = field(default_factory=dict)
+    reply_window: int | None = None
+
+    def window_at(self, stage: Stage) -> int:
+        """Tokens that a reading pools at most at a stage."""
+        return self.reply_window or self.window if stage is Stage.OUTPUT else self.window
+
+    def token_scores(self, hidden: Floats) -> Floats:
+        """One score a token: n × (blocks·d) activations → n."""
+        return hidden @ self.weight
 
 
 def reading_ends(length: int, stage: Stage, window: int, stride: int) -> list[int]:
@@ -243,6 +262,10 @@ class Artifact:
         """SHA-256 over the manifest, which holds the other files' checksums."""
         return _sha256((self.path / "manifest.json").read_bytes())
 
+    def remedy(self, name: str) -> str:
+        """What to do where the model `name` does not fit."""
+        return f"teach it again with: safety-kit prepare --model {name}"
+
     def check_model(self, name: str, digest: str) -> None:
         """Refuse another model's activations.
 
@@ -252,7 +275,7 @@ class Artifact:
         if digest != self.manifest.model.digest:
             raise ArtifactError(
                 f"The classifier in {self.path} was taught on {self.manifest.model.name}, not on {name}; "
-                f"teach it again with: safety-kit prepare --model {name}"
+                f"{self.remedy(name)}"
             )
 
 
@@ -340,7 +363,7 @@ def load(path: Path | str) -> Artifact:
     path = Path(path)
     if kind_of(path) == "lora":
         raise ArtifactError(
-            f"{path} holds an adapter; guard, calibrate, explain and publish take classifiers of frozen activations: "
+            f"{path} holds an adapter; guard, calibrate and explain take classifiers of frozen activations: "
             "teach one with --rung frozen."
         )
     try:

@@ -7,7 +7,7 @@ more: scores that hardly move show that the head still means what it meant, othe
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -17,7 +17,9 @@ from safety_kit.errors import ArtifactError
 from safety_kit.types import Role, Stage
 
 if TYPE_CHECKING:
-    from safety_kit.artifacts import Artifact, Head
+    from pathlib import Path
+
+    from safety_kit.artifacts import Golden, Head, ModelRecord, Scored
     from safety_kit.gemma.trace import Capture, TraceView
 
     Scores: TypeAlias = Sequence[Sequence[float]]
@@ -99,7 +101,35 @@ class Tracer(Protocol):
         ...
 
 
-Scorer: TypeAlias = Callable[[Any, Sequence["Head"], Sequence[Text]], "Scores"]
+class Recorded(Protocol):
+    """What a manifest says of the model taught on."""
+
+    @property
+    def model(self) -> ModelRecord: ...
+    @property
+    def golden(self) -> Golden | None: ...
+
+
+class Taught(Protocol):
+    """What has golden texts: a folder of heads on frozen activations, or an adapter's."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def manifest(self) -> Recorded: ...
+    @property
+    def heads(self) -> Mapping[str, Scored]: ...
+
+    def check_model(self, name: str, digest: str, /) -> None:
+        """Refuse weights of another digest."""
+        ...
+
+    def remedy(self, name: str, /) -> str:
+        """What to do where the model `name` does not fit."""
+        ...
+
+
+Scorer: TypeAlias = Callable[[Any, Sequence[Any], Sequence[Text]], "Scores"]
 """(gemma, heads, texts) → for each head one decision score a text; NaN for a text without tokens."""
 
 
@@ -142,7 +172,24 @@ def causal_scores(gemma: Tracer, heads: Sequence[Head], texts: Sequence[Text]) -
     return [[max((scores[i] for scores in made), default=float("nan")) for made in windows] for i in range(len(heads))]
 
 
-def check_models(artifacts: Sequence[Artifact], gemma: Tracer, scorer: Scorer = causal_scores) -> None:
+def check_shape(artifact: Taught, gemma: Tracer) -> None:
+    """Refuse a model on which the golden texts need not be read to know that it is another.
+
+    Raises:
+        ArtifactError: The model has another architecture, or, without golden texts, other weights.
+    """
+    taught = artifact.manifest.model
+    if artifact.manifest.golden is None:
+        artifact.check_model(gemma.name, gemma.digest)
+    elif (taught.blocks, taught.hidden_size) != (gemma.n_blocks, gemma.hidden_size):
+        raise ArtifactError(
+            f"The classifier in {artifact.path} was taught on {taught.name} ({taught.blocks} blocks of width "
+            f"{taught.hidden_size}), not on {gemma.name} ({gemma.n_blocks} of width {gemma.hidden_size}); "
+            f"{artifact.remedy(gemma.name)}"
+        )
+
+
+def check_models(artifacts: Sequence[Taught], gemma: Tracer, scorer: Scorer = causal_scores) -> None:
     """Hold a model against those that the artifacts were taught on; artifacts of the same texts share one replay.
 
     Args:
@@ -156,18 +203,12 @@ def check_models(artifacts: Sequence[Artifact], gemma: Tracer, scorer: Scorer = 
     Warns:
         DriftWarning: It reads them a little differently.
     """
-    by_texts: dict[tuple[Text, ...], list[Artifact]] = {}
+    by_texts: dict[tuple[Text, ...], list[Taught]] = {}
     for artifact in artifacts:
         taught, golden = artifact.manifest.model, artifact.manifest.golden
-        if golden is None:
-            artifact.check_model(gemma.name, gemma.digest)
-        elif (taught.blocks, taught.hidden_size) != (gemma.n_blocks, gemma.hidden_size):
-            raise ArtifactError(
-                f"The classifier in {artifact.path} was taught on {taught.name} ({taught.blocks} blocks of width "
-                f"{taught.hidden_size}), not on {gemma.name} ({gemma.n_blocks} of width {gemma.hidden_size}); "
-                f"{_remedy(gemma)}"
-            )
-        elif (taught.digest, taught.dtype, taught.attention) != (gemma.digest, gemma.dtype, gemma.attention):
+        check_shape(artifact, gemma)
+        now = gemma.digest, gemma.dtype, gemma.attention
+        if golden is not None and (taught.digest, taught.dtype, taught.attention) != now:
             by_texts.setdefault(tuple(golden.texts), []).append(artifact)
     for texts, alike in by_texts.items():
         scores = scorer(gemma, [head for artifact in alike for head in artifact.heads.values()], texts)
@@ -176,7 +217,7 @@ def check_models(artifacts: Sequence[Artifact], gemma: Tracer, scorer: Scorer = 
             _judge(artifact, gemma, drift(artifact, [next(rows) for _ in artifact.heads]))
 
 
-def drift(artifact: Artifact, scores: Scores) -> float:
+def drift(artifact: Taught, scores: Scores) -> float:
     """How far scores of the golden texts are from the recorded ones.
 
     Args:
@@ -198,7 +239,7 @@ def drift(artifact: Artifact, scores: Scores) -> float:
     return worst
 
 
-def _judge(artifact: Artifact, gemma: Tracer, moved: float) -> None:
+def _judge(artifact: Taught, gemma: Tracer, moved: float) -> None:
     taught = artifact.manifest.model
     if moved <= NOTED:
         return
@@ -209,13 +250,11 @@ def _judge(artifact: Artifact, gemma: Tracer, moved: float) -> None:
     if moved <= LARGE:
         warnings.warn(
             f"{models} a little differently (drift {moved:.2f}, {LARGE:g} is refused): rates may be off. "
-            f"Check it with `safety-kit evaluate`, or {_remedy(gemma)}",
+            f"Check it with `safety-kit evaluate`, or {artifact.remedy(gemma.name)}",
             DriftWarning,
             stacklevel=4,
         )
         return
-    raise ArtifactError(f"{models} too differently (drift {moved:.2f}, at most {LARGE:g}); {_remedy(gemma)}")
-
-
-def _remedy(gemma: Tracer) -> str:
-    return f"teach it again with: safety-kit prepare --model {gemma.name}"
+    raise ArtifactError(
+        f"{models} too differently (drift {moved:.2f}, at most {LARGE:g}); {artifact.remedy(gemma.name)}"
+    )

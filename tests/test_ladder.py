@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_classifiers import toy
 from test_gemma_load import one_thread, tiny  # noqa: F401
+from test_lora import older
 
 from classifiers import AdapterClassifier, PolicyOnly, SafetyClassifier, ladder
 from safety_kit.commands import models
@@ -61,8 +63,6 @@ def test_the_policy_rung_wants_a_guideline() -> None:
 def test_what_is_trained_is_classified_and_evaluated(
     rung: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import json
-
     monkeypatch.setattr(models, "load", lambda *_: tiny())
     texts, y = toy(40)
     rows = tmp_path / "toy.jsonl"
@@ -74,12 +74,30 @@ def test_what_is_trained_is_classified_and_evaluated(
     assert said["rung"] == rung
     assert 0 <= said["categories"]["toy"]["auroc"] <= 1
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    budgets = [(one["stage"], one["fpr"], one["threshold"]) for one in said.get("budgets", [])]
+    unsupported = [(stage, fpr, None) for stage in ("input", "output") for fpr in (0.001, 0.005, 0.01, 0.02, 0.05)]
+    assert set(budgets) == (set(unsupported) if rung == "adapter" else set())
     done = runner.invoke(app, ["classify", str(folder), "zzzz", "--json"])
     assert done.exit_code == 0, done.stderr
     assert 0 <= json.loads(done.stdout)["results"][0]["scores"]["toy"] <= 1
     done = runner.invoke(app, ["evaluate", str(folder), str(rows), "--json"])
     assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout).get("budgets") == said.get("budgets")
+    done = runner.invoke(app, ["evaluate", str(folder), str(rows)])
+    assert ("held out of training, at 95%" in " ".join(done.stdout.split())) == (rung == "adapter")
     assert isinstance(ladder.load(folder, tiny()), AdapterClassifier if rung == "adapter" else SafetyClassifier)
+
+
+def test_an_older_adapter_is_evaluated_and_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "load", lambda *_: tiny())
+    texts, y = toy(24)
+    lines = [json.dumps({"text": text, "label": int(label)}) for text, label in zip(texts, y, strict=True)]
+    (tmp_path / "toy.jsonl").write_text("\n".join(lines))
+    folder = older(AdapterClassifier(tiny(), category="toy", epochs=1, rank=2).fit(texts, y).save(tmp_path / "old"))
+    done = runner.invoke(app, ["evaluate", str(folder), str(tmp_path / "toy.jsonl"), "--json"])
+    assert done.exit_code == 0, done.stderr
+    assert "budgets" not in json.loads(done.stdout)
+    assert "teach it again for budgets" in " ".join(done.stderr.split())
 
 
 def test_no_folder_is_told(tmp_path: Path) -> None:

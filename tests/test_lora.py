@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 from test_classifiers import toy
 from test_gemma_load import one_thread  # noqa: F401  (tiny models are slower on two threads)
@@ -17,12 +20,14 @@ from test_gemma_load import one_thread  # noqa: F401  (tiny models are slower on
 from classifiers.features import ALONE_OVERLAP as OVERLAP
 from classifiers.features import ALONE_WINDOW as WINDOW
 from classifiers.lora import AdapterClassifier
+from classifiers.lora_artifact import AdapterHead
 from classifiers.lora_objectives import TOKEN_BUDGET, HeadObjective, encode, passes
 from classifiers.lora_train import Training, calibrated_loss
 from safety_kit.errors import ArtifactError, DataError, MissingExtra, UserError
 from safety_kit.gemma import Capture, Gemma
 from safety_kit.gemma.adapted import AdaptedGemma
 from safety_kit.testing import save_tiny_gemma
+from safety_kit.types import Stage
 
 
 @pytest.fixture(scope="module")
@@ -337,3 +342,98 @@ class TestBadInput:
         monkeypatch.setitem(sys.modules, "peft", None)
         with pytest.raises(MissingExtra, match=r"safety-kit\[train\]"):
             AdapterClassifier(tiny).fit(*toy(24))
+
+
+class TestBudgets:
+    def test_the_harmless_of_the_part_held_out_are_kept(
+        self, taught: AdapterClassifier, tiny: Gemma, tmp_path: Path
+    ) -> None:
+        texts, y = toy(40)
+        harmless = [texts[row] for row in taught.held_out_ if y[row] == 0]
+        again = AdapterClassifier.load(taught.save(tmp_path / "toy"), tiny)
+        for one in (taught, again):
+            head = one.heads_["toy"]
+            np.testing.assert_allclose(head.negatives[Stage.INPUT], np.sort(one.decision_function(harmless)), rtol=1e-4)
+            assert sorted(head.lengths[Stage.INPUT]) == sorted(
+                len(tiny.vocabulary.content(text).ids) for text in harmless
+            )
+
+    def test_a_long_harmless_text_counts_by_all_its_windows(self, tiny: Gemma) -> None:
+        texts, y = toy(24)
+        texts = [text * 48 if label == 0 else text for text, label in zip(texts, y, strict=True)]
+        adapter = AdapterClassifier(tiny, epochs=1, rank=2).fit(texts, y)
+        harmless = [texts[row] for row in adapter.held_out_ if y[row] == 0]
+        [head] = adapter.heads_.values()
+        assert min(head.lengths[Stage.INPUT]) > WINDOW
+        np.testing.assert_allclose(head.negatives[Stage.INPUT], np.sort(adapter.decision_function(harmless)), rtol=1e-4)
+
+    def test_budgets_are_those_of_a_head(self, taught: AdapterClassifier, tmp_path: Path) -> None:
+        head = taught.heads_["toy"]
+        assert [one.supported for one in head.budgets(Stage.INPUT)["all lengths"]] == [False] * 5
+        with pytest.raises(ArtifactError, match="smallest budget that they support"):
+            head.threshold_for(0.01, Stage.INPUT)
+        score = np.linspace(-3, 3, 400)
+        many = AdapterHead.of("toy", taught.calibration_, score, np.full(400, 9))
+        assert many.threshold_for(0.01, Stage.INPUT) == pytest.approx(many.probability(3.0, Stage.INPUT))
+        card = (taught.save(tmp_path / "toy") / "card.md").read_text()
+        assert "| all lengths | 4 | 52.71% | unsupported |" in card
+
+    @pytest.mark.parametrize(
+        ("name", "change"),
+        [
+            ("negatives", lambda scores: scores[1:].clone()),
+            ("negatives", lambda scores: scores[:0].clone()),
+            ("negatives", lambda scores: scores * torch.nan),
+            ("negatives", lambda scores: scores.bfloat16()),
+            ("lengths", lambda lengths: lengths.float()),
+            ("lengths", None),
+            ("weight", lambda weight: weight * torch.nan),
+        ],
+    )
+    def test_tensors_that_do_not_fit_are_refused(
+        self,
+        taught: AdapterClassifier,
+        tiny: Gemma,
+        tmp_path: Path,
+        name: str,
+        change: Callable[[torch.Tensor], torch.Tensor] | None,
+    ) -> None:
+        def edit(tensors: dict[str, torch.Tensor]) -> None:
+            tensor = tensors.pop(name)
+            if change:
+                tensors[name] = change(tensor)
+
+        rewrite_head(taught.save(tmp_path / "toy"), edit)
+        with pytest.raises(ArtifactError, match="cannot be read"):
+            AdapterClassifier.load(tmp_path / "toy", tiny)
+
+    def test_an_older_folder_has_none_and_loads(self, taught: AdapterClassifier, tiny: Gemma, tmp_path: Path) -> None:
+        old = older(taught.save(tmp_path / "toy"))
+        again = AdapterClassifier.load(old, tiny)
+        texts, _ = toy(10, seed=2)
+        np.testing.assert_array_equal(again.predict_proba(texts), taught.predict_proba(texts))
+        assert again.heads_ == {}
+        AdapterClassifier.load(again.save(tmp_path / "again"), tiny)
+
+
+def rewrite_head(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the head's tensors in a folder and put its checksum right."""
+    tensors = load_file(folder / "head.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "head.safetensors")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["checksums"]["head.safetensors"] = sha256((folder / "head.safetensors").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def older(folder: Path) -> Path:
+    """The folder as an earlier version of the kit wrote it."""
+
+    def strip(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["negatives"], tensors["lengths"]
+
+    rewrite_head(folder, strip)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["golden"], manifest["model"]["attention"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from safety_kit import console
 
 if TYPE_CHECKING:
-    from safety_kit.artifacts import Artifact, Head
+    from safety_kit.artifacts import Artifact, Head, Scored
     from safety_kit.budget import Budget
     from safety_kit.policy import Policy
     from safety_kit.thresholds import Calibrated, Resolved
@@ -18,6 +18,9 @@ SHARES = (0.001, 0.01, 0.05)
 """Harmful shares of a log that the warning about contamination works out."""
 
 WIDTH = 60
+
+HELD_OUT = "the harmless ones held out of training"
+"""What an adapter's budgets are for."""
 
 
 def show_budgets(policy: Policy, budgets: Sequence[Resolved]) -> None:
@@ -72,33 +75,41 @@ def contamination(thresholds: Sequence[Calibrated], policy: Policy) -> list[str]
 
 def show_classifier(artifact: Artifact, heads: Mapping[str, Head], like: str, as_json: bool) -> int:
     """Each head's budgets by length: what `heads` hold, on `artifact`'s scales."""
-    found = {
-        (name, stage): (head, head.budgets(stage)) for name, head in heads.items() for stage in sorted(head.negatives)
-    }
     if as_json:
-        budgets = [
-            {"category": name, "stage": stage.value, "lengths": band, **_budget(head, stage, budget)}
-            for (name, stage), (head, bands) in found.items()
-            for band, row in bands.items()
-            for budget in row
-        ]
-        console.emit({"classifier": str(artifact.path), "for_texts_like": like, "budgets": budgets})
-        return 0
+        console.emit({"classifier": str(artifact.path), "for_texts_like": like, "budgets": budget_rows(heads)})
+    else:
+        show_heads(heads, like)
+    return 0
+
+
+def budget_rows(heads: Mapping[str, Scored]) -> list[dict[str, Any]]:
+    """Each head's budgets by length, as JSON."""
+    return [
+        {"category": name, "stage": stage.value, "lengths": band, **_budget(head, stage, budget)}
+        for name, head in heads.items()
+        for stage in sorted(head.negatives)
+        for band, row in head.budgets(stage).items()
+        for budget in row
+    ]
+
+
+def show_heads(heads: Mapping[str, Scored], like: str) -> None:
+    """Each head's budgets by length, as a table; a dash where the texts do not support one."""
     from safety_kit.budget import CONFIDENCE, RATES, smallest_supported
 
     rates = [f"{rate:.1%}" for rate in RATES]
     title = f"For texts like {like}, at {CONFIDENCE:.0%} confidence: the probability above which a text is stopped"
     made = console.table("category", "at", "texts", "n", "smallest", *rates, title=title, right=["n", *rates])
-    for (name, stage), (head, bands) in found.items():
-        for band, row in bands.items():
-            cells = ["–" if b.threshold is None else f"{head.probability(b.threshold, stage):.4f}" for b in row]
-            least = f"{smallest_supported(row[0].n):.2%}"
-            console.add_row(made, name, stage.value, band, str(row[0].n), least, *cells)
+    for name, head in heads.items():
+        for stage in sorted(head.negatives):
+            for band, row in head.budgets(stage).items():
+                cells = ["–" if b.threshold is None else f"{head.probability(b.threshold, stage):.4f}" for b in row]
+                least = f"{smallest_supported(row[0].n):.2%}"
+                console.add_row(made, name, stage.value, band, str(row[0].n), least, *cells)
     console.show(made)
-    return 0
 
 
-def _budget(head: Head, stage: Stage, budget: Budget) -> dict[str, Any]:
+def _budget(head: Scored, stage: Stage, budget: Budget) -> dict[str, Any]:
     from safety_kit.budget import needed
 
     return {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models, rows_options, teach
+from safety_kit.commands import budget_tables, models, rows_options, teach
 
 if TYPE_CHECKING:
     from classifiers.data import Examples
@@ -53,16 +53,23 @@ def evaluate(
     artifacts.check_folder(folder)  # a wrong folder is told before a model is loaded
     gemma = models.load(model, revision, device, dtype)
 
-    from classifiers import ladder
+    from classifiers import AdapterClassifier, ladder
     from classifiers.evaluate import evaluate as measure
 
-    report = measure(ladder.load(folder, gemma, progress=True), examples, seed=seed)
+    classifier = ladder.load(folder, gemma, progress=True)
+    report = measure(classifier, examples, seed=seed)
     _note_few(report)
+    heads = classifier.heads_ if isinstance(classifier, AdapterClassifier) else {}
+    if isinstance(classifier, AdapterClassifier) and not heads:
+        rows_options.warn("this adapter keeps no scores of harmless examples; teach it again for budgets.")
     if as_json:
-        console.emit({"rows": len(examples.texts), "held_out": held_out, "categories": report})
+        budgets = {"budgets": budget_tables.budget_rows(heads)} if heads else {}
+        console.emit({"rows": len(examples.texts), "held_out": held_out, "categories": report, **budgets})
     else:
         for name, figures in report.items():
             _show_category(name, figures, held_out)
+        if heads:
+            budget_tables.show_heads(heads, budget_tables.HELD_OUT)
     return 0
 
 

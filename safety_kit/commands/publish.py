@@ -23,14 +23,11 @@ def publish(
 ) -> int:
     """Publish a classifier on the Hugging Face Hub.
 
-    The folder's three files and a README with the Hub's header. The token is that of `hf auth login` or HF_TOKEN.
+    The folder's files and a README with the Hub's header. The token is that of `hf auth login` or HF_TOKEN.
     """
-    from safety_kit import artifacts
-
-    artifact = artifacts.load(folder)
-
     from classifiers import hub
 
+    artifact = hub.read(folder)
     files = hub.publication(artifact, repo, licence)
     sizes = {name: len(data) for name, data in files.items()}
     if not dry_run:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models, rows_options
+from safety_kit.commands import budget_tables, models, rows_options
 from safety_kit.errors import UserError
 
 if TYPE_CHECKING:
     from classifiers.data import Examples
+    from safety_kit.artifacts import Scored
     from safety_kit.gemma import Gemma
 
 Report: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -82,11 +83,11 @@ def train(
 
     begin = time.perf_counter()
     if len(examples.categories) == 1:
-        report, why = _teach_one(gemma, examples, rung, reading, seed, out)
+        report, why, heads = _teach_one(gemma, examples, rung, reading, seed, out)
     elif rung is RungName.ADAPTER:
         raise UserError("An adapter is taught for one category; name it with --category.")
     else:
-        report, why = _teach_several(gemma, examples, reading, seed, out)
+        (report, why), heads = _teach_several(gemma, examples, reading, seed, out), {}
     seconds = time.perf_counter() - begin
     if as_json:
         console.emit(
@@ -97,20 +98,27 @@ def train(
                 "reading": reading.value if why[0] == "frozen" else "alone",
                 "rows": len(examples.texts),
                 "categories": report,
+                **({"budgets": budget_tables.budget_rows(heads)} if heads else {}),
                 "seconds": round(seconds, 3),
             }
         )
     else:
         held = "Cross-validated on the rows taught from" if why[0] == "frozen" else "On a held-out fifth of the rows"
         show_metrics(report, held)
+        if heads:
+            budget_tables.show_heads(heads, budget_tables.HELD_OUT)
         print(console.safe(f"{why[0]}: {why[1]}\n{len(examples.texts)} rows in {seconds:.1f} s → {out}"))
     return 0
 
 
 def _teach_one(
     gemma: Gemma, examples: Examples, rung: RungName, reading: ReadingName, seed: int, out: Path
-) -> tuple[Report, tuple[str, str]]:
-    """Teach one category on the rung asked for and save it: its metrics, the rung, and why that one."""
+) -> tuple[Report, tuple[str, str], Mapping[str, Scored]]:
+    """Teach one category on the rung asked for and save it.
+
+    Returns:
+        Its metrics; the rung, and why that one; an adapter's budgets (`calibrate` shows those of frozen classifiers).
+    """
     from classifiers import ladder
 
     [category] = examples.categories
@@ -130,8 +138,10 @@ def _teach_one(
     classifier: Any = taught.classifier
     classifier.save(out)
     shutil.rmtree(checkpoint, ignore_errors=True)
-    report = classifier.report_ if taught.rung == "frozen" else {category: classifier.report_}
-    return report, (taught.rung, taught.why)
+    why = taught.rung, taught.why
+    if taught.rung == "frozen":
+        return classifier.report_, why, {}
+    return {category: classifier.report_}, why, classifier.heads_
 
 
 def _teach_several(
