@@ -1,4 +1,7 @@
-"""Scores to probabilities: Platt scaling on scores that the head gave to texts it was not fitted on."""
+"""Scores to probabilities: Platt scaling on scores that the head gave to texts it was not fitted on.
+
+One method for every sample size: docs/decisions/0006 has what isotonic regression did on large ones.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ def platt(y: NDArray[np.int64], scores: NDArray[np.float64]) -> Calibration:
     """Fit p = sigmoid(slope · score + intercept) with Platt's smoothed targets (Platt 1999), the slope kept positive.
 
     The classes count equally: the probability is for a prevalence of one half, whatever the examples' share was.
+    Two numbers are fitted, so it needs few scores, and it is strictly increasing: no ranking or threshold is lost.
     """
     positives, negatives = int(np.sum(y == 1)), int(np.sum(y == 0))
     target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
@@ -33,7 +37,7 @@ def platt(y: NDArray[np.int64], scores: NDArray[np.float64]) -> Calibration:
 
     found = minimize(loss, np.array([0.0, 0.0]), method="L-BFGS-B", bounds=[(-6, 4), (-30, 30)])
     slope = float(np.exp(found.x[0])) / spread
-    return Calibration(slope=slope, intercept=float(found.x[1]) - slope * centre)
+    return Calibration(n=len(y), slope=slope, intercept=float(found.x[1]) - slope * centre)
 
 
 def probabilities(scale: Calibration, scores: NDArray[np.float64]) -> NDArray[np.float64]:

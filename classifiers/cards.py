@@ -33,9 +33,16 @@ def artifact_card(manifest: dict[str, Any], notes: str) -> str:
         "",
         "The figures come from held-out folds of the examples themselves, each with the regularisation and calibration "
         "of the other folds: for texts of another kind expect less, and measure it with `safety-kit evaluate`. "
-        "Probabilities are for a prevalence of one half.",
+        "Probabilities are for a prevalence of one half, by Platt scaling on held-out folds "
+        f"({'; '.join(map(_sample, manifest['categories'].items()))}).",
     ]
     return "\n".join(lines) + (f"\n\n{notes.strip()}\n" if notes.strip() else "\n")
+
+
+def _sample(category: tuple[str, dict[str, Any]]) -> str:
+    """How many held-out texts a category was calibrated on."""
+    name, record = category
+    return f"{name}: " + ", ".join(f"{scale['n']} texts at {stage}" for stage, scale in record["calibration"].items())
 
 
 def use_and_limits(manifest: Manifest | AdapterManifest, repo_id: str) -> str:

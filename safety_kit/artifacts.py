@@ -60,9 +60,14 @@ class ModelRecord(BaseModel):
 
 
 class Calibration(BaseModel):
-    """Platt scaling of the decision score of one stage: p = sigmoid(slope · score + intercept)."""
+    """Platt scaling of the decision score of one stage: p = sigmoid(slope · score + intercept).
+
+    It was fitted on `n` held-out texts; None in artifacts that did not write it down.
+    """
 
     model_config = ConfigDict(extra="forbid")
+    method: Literal["platt"] = "platt"
+    n: int | None = Field(default=None, gt=0)
     slope: float = Field(gt=0, allow_inf_nan=False)
     intercept: float = Field(allow_inf_nan=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -27,10 +27,20 @@ def write(path: Path, content: bytes, *, mode: int | None = None) -> None:
 
 @contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
-    """A folder for what is to stand at `path`, on the same disk; it is gone afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-        yield Path(scratch)
+    """A folder for what is to stand at `path`, on the same disk; it is gone afterwards.
+
+    Folders above `path` are made, and taken away again where nothing came to stand in them.
+    """
+    missing = [folder for folder in path.parents if not folder.exists()]  # the deepest first
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+            yield Path(scratch)
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # never made, or something stands in it by now
+                folder.rmdir()
+        raise
 
 
 @contextmanager

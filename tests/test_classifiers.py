@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from classifiers.category import unselected_probabilities
 from classifiers.evaluate import calibration_error, recall_at_fpr
 from classifiers.features import STRIDE, causal_readings, middle_blocks, own_place, varied_place, window_at
 from classifiers.heads import fit_path, make_folds
+from safety_kit import artifacts
 from safety_kit.artifacts import Head, decision_score, reading_ends
 from safety_kit.checks.probe import Probe, ProbeCheck
 from safety_kit.errors import ArtifactError, DataError, UserError
@@ -156,8 +158,21 @@ class TestArtifact:
         again = SafetyClassifier.load(tmp_path / "toy", tiny)
         texts, _ = toy(10, seed=2)
         np.testing.assert_allclose(again.predict_proba(texts), taught.predict_proba(texts), atol=1e-6)
-        assert "Toy." in (tmp_path / "toy" / "card.md").read_text()
+        card = (tmp_path / "toy" / "card.md").read_text()
+        assert "Toy." in card
+        assert "Platt scaling on held-out folds (toy: 40 texts at input, 40 texts at output)" in card
         assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"]
+
+    def test_the_manifest_names_the_calibration_and_its_sample(self, taught: SafetyClassifier, tmp_path: Path) -> None:
+        taught.save(tmp_path / "toy")
+        manifest = json.loads((tmp_path / "toy" / "manifest.json").read_text())
+        scale = manifest["categories"]["toy"]["calibration"]["input"]
+        assert (scale["method"], scale["n"]) == ("platt", len(toy()[0]))
+        for at in manifest["categories"]["toy"]["calibration"].values():  # as artifacts were before
+            del at["method"], at["n"]
+        (tmp_path / "toy" / "manifest.json").write_text(json.dumps(manifest))
+        old = artifacts.load(tmp_path / "toy").heads["toy"].calibration[Stage.INPUT]
+        assert (old.slope, old.intercept, old.n) == (scale["slope"], scale["intercept"], None)
 
     def test_replaces_an_artifact_but_nothing_else(self, taught: SafetyClassifier, tmp_path: Path) -> None:
         taught.save(tmp_path / "toy")

@@ -82,8 +82,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(command: str, folder: Pa
     assert str(out) in said
     assert "make room" in said
     assert "inside the kit" not in said
-    assert {path.name for path in tmp_path.rglob("*")} - {"made.jsonl", "deeper"} == {"pool.jsonl"}
-    assert not out.is_file()
+    assert {path.name for path in tmp_path.rglob("*")} == {"pool.jsonl"}
 
 
 # --- evaluate ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safety_kit import console
-from safety_kit.commands import budget_tables, models
-from safety_kit.commands.inputs import Row, read_rows
+from safety_kit.commands import budget_tables, models, rows_options
+from safety_kit.commands.inputs import STDIN, Row, read_rows
 from safety_kit.errors import DataError, PolicyError, UserError
 from safety_kit.types import Stage
 
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 def calibrate(
     source: Annotated[str, typer.Argument(metavar="DIR|POLICY", help="A classifier folder, or a policy's YAML file.")],
     logs: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            metavar="[LOGS]", help='Your traffic, mostly harmless: JSONL rows {"text", "prompt"?, "stage"?}.'
+            metavar="[LOGS]",
+            help='Your traffic, mostly harmless: rows {"text", "prompt"?, "stage"?} in JSONL, CSV or Parquet, or a hub '
+            "data set hf:ORG/NAME@CONFIG:SPLIT.",
         ),
     ] = None,
     out: Annotated[
@@ -41,6 +44,8 @@ def calibrate(
         int, typer.Option("--nearest", min=0, help="Rows to list that are nearest to a threshold.")
     ] = 10,
     show: Annotated[bool, typer.Option("--show", help="Also show the texts of these rows.")] = False,
+    text_column: rows_options.TextColumn = None,
+    prompt_column: rows_options.PromptColumn = None,
     as_json: models.Json = False,
     model: models.Model = "embedded",
     revision: models.Revision = None,
@@ -58,18 +63,17 @@ def calibrate(
     taught = artifacts.load(folder) if (folder / "manifest.json").exists() else None
     if taught and logs is None:
         if out is not None:
-            raise UserError(
-                "There is nothing to write without LOGS; name a JSONL file of your traffic, or leave --out."
-            )
+            raise UserError("There is nothing to write without LOGS; name a file of your traffic, or leave --out.")
         return budget_tables.show_classifier(taught, taught.heads, "the calibration set", as_json)
     if logs is None:
-        raise UserError("A policy is calibrated on a log; name a JSONL file of your traffic after it.")
+        raise UserError("A policy is calibrated on a log; name a file of your traffic after it.")
     if taught and out is not None:
         artifacts.check_target(out)
     elif out is not None:
         raise UserError("--out is for a classifier folder; a policy names its file itself: calibration: FILE.")
     policy = None if taught else _policy(source)
-    rows, digest = read_rows(logs), _digest(logs)
+    rows = read_rows(logs, rows_options.columns(text_column, prompt_column))
+    digest = _digest(logs, rows)
     gemma = models.load(model, revision, device, dtype)
     if taught:
         return _folder(taught, gemma, rows, stage, digest, out, as_json)
@@ -241,11 +245,16 @@ def _bar(batches: Sequence[int]) -> Any:
     return tqdm(batches, desc="scoring", unit="batch", file=sys.stderr, disable=None, leave=False)
 
 
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); name a JSONL file.") from error
+def _digest(logs: str, rows: Sequence[Row]) -> str:
+    """SHA-256 of a file; of what has no bytes of its own here (a hub data set, a pipe), of its rows."""
+    path = Path(logs)
+    if logs != STDIN and path.is_file():
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}); name another file.") from error
+    read = [[row.text, row.prompt, row.stage] for row in rows]
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
 
 def _today() -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models
+from safety_kit.commands import models, rows_options
 from safety_kit.commands.inputs import Row, one_text, read_rows
 from safety_kit.errors import UserError
 from safety_kit.types import Stage
@@ -25,9 +24,9 @@ def check(
     policy: models.PolicyName = "default",
     stage: Annotated[Stage, typer.Option("--stage", help="input: a user wrote it; output: a model.")] = Stage.INPUT,
     prompt: Annotated[str | None, typer.Option("--prompt", help="The message that an output answers.")] = None,
-    rows: Annotated[
-        Path | None, typer.Option("--input", help='JSONL rows {"text", "prompt"?, "stage"?}: one JSON line a row.')
-    ] = None,
+    rows: rows_options.Input = None,
+    text_column: rows_options.TextColumn = None,
+    prompt_column: rows_options.PromptColumn = None,
     as_json: models.Json = False,
     model: models.Model = "embedded",
     revision: models.Revision = None,
@@ -40,7 +39,8 @@ def check(
     """
     if rows is not None and (text is not None or prompt is not None):
         raise UserError("Give a TEXT or --input FILE, not both; a row has its own prompt.")
-    read = read_rows(rows) if rows is not None else [Row(one_text(text, "TEXT"), prompt)]
+    mapping = rows_options.columns(text_column, prompt_column)
+    read = read_rows(rows, mapping) if rows is not None else [Row(one_text(text, "TEXT"), prompt)]
     guard = models.guard_for(policy, model, revision, device, dtype)
     if rows is not None:
         return _check_rows(guard, read, stage)

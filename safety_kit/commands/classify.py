@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from safety_kit import console
-from safety_kit.commands import models
+from safety_kit.commands import models, rows_options
 from safety_kit.commands.inputs import STDIN, Row, one_text, read_rows
 from safety_kit.errors import UserError
 
@@ -21,7 +21,9 @@ def classify(
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, each in quotes; - reads standard input.")
     ] = None,
-    rows: Annotated[Path | None, typer.Option("--input", help='JSONL rows {"text", "prompt"?}.')] = None,
+    rows: rows_options.Input = None,
+    text_column: rows_options.TextColumn = None,
+    prompt_column: rows_options.PromptColumn = None,
     as_json: models.Json = False,
     model: models.Model = "embedded",
     revision: models.Revision = None,
@@ -36,7 +38,8 @@ def classify(
 
     if rows is not None and texts:
         raise UserError("Give texts or --input FILE, not both.")
-    read = read_rows(rows) if rows is not None else _rows(texts)
+    mapping = rows_options.columns(text_column, prompt_column)
+    read = read_rows(rows, mapping) if rows is not None else _rows(texts)
     artifacts.check_folder(folder)  # a wrong folder is told before a model is loaded
     gemma = models.load(model, revision, device, dtype)
 

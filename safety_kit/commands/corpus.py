@@ -185,12 +185,18 @@ def _opener(source: str, columns: Columns) -> tuple[str, str, Callable[[], Itera
     from classifiers.rows import open_rows
     from classifiers.sources import is_hub_name
 
-    opened = _opened(source)
-    name, unit, _ = open_rows(opened, columns)
-    return source if is_hub_name(source) else name, unit, lambda: open_rows(opened, columns)[2]
+    rows = opened(source)
+    name, unit, _ = open_rows(rows, columns)
+    return source if is_hub_name(source) else name, unit, lambda: open_rows(rows, columns)[2]
 
 
-def _opened(source: str) -> Source:
+def opened(source: str) -> Source:
+    """What `open_rows` takes of a source as the command line names it: hub data sets and saved folders are loaded.
+
+    Raises:
+        DataError: It is no such folder, or has several splits; or the hub cannot be reached.
+        MissingExtra: It needs the package `datasets`, which is not installed.
+    """
     from classifiers.sources import is_hub_name, load_hub
 
     if is_hub_name(source):

@@ -43,7 +43,7 @@ What to do next
 def demo(
     category: Annotated[str, typer.Option("--category", help="The category to teach live.")] = TAUGHT,
     every: Annotated[bool, typer.Option("--all", help="Teach all six live (minutes).")] = False,
-    prompts: Annotated[Path | None, typer.Option("--prompts", help='Your prompts: JSONL rows {"text"}.')] = None,
+    prompts: Annotated[str | None, typer.Option("--prompts", help='Your prompts: rows {"text"}.')] = None,
     as_json: models.Json = False,
 ) -> int:
     """Teach, guard and generate on the embedded Gemma.

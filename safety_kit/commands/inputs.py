@@ -1,20 +1,23 @@
-"""Where a command's texts come from: an argument, standard input (`-`), or a JSONL file of rows."""
+"""Where a command's texts come from: an argument, standard input (`-`), or rows of a file or data set."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safety_kit.errors import DataError, UserError
 from safety_kit.types import Sample, Stage
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from classifiers.sources import Columns
 
 STDIN = "-"
 _SHOWN = 20
+_TABLES = (".csv", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,46 +57,98 @@ def one_text(text: str | None, name: str) -> str:
     return standard_input() if text in (None, STDIN) else text
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a JSONL file: {"text", "prompt"?, "stage"?} each; other keys are left alone. `-` is standard input.
+def read_rows(source: str | Path, columns: Columns | None = None) -> list[Row]:
+    """Rows {"text", "prompt"?, "stage"?}; other columns are left alone.
+
+    Args:
+        source: A `.csv` or `.parquet` file, a folder that `datasets` saved, a hub data set `hf:ORG/NAME`, `-` for
+            JSONL from standard input, or any other file as JSONL.
+        columns: Which columns hold text and prompt, where they are not called so.
 
     Raises:
-        DataError: The file cannot be read, or some lines are no rows; all of these are named, none is quoted.
+        DataError: The source cannot be read, or some rows are none; all of these are named, none is quoted.
+        MissingExtra: It needs the package `datasets`, which is not installed.
     """
-    try:
-        content = standard_input() if str(path) == STDIN else path.read_bytes().decode("utf-8-sig", errors="replace")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); name a JSONL file.") from error
+    from classifiers.sources import PLAIN
+
+    named = columns or PLAIN
+    unit, records = _records(str(source), named)
     rows: list[Row] = []
     faults: list[str] = []
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
+    seen: dict[str, None] = {}
+    for place, record in records:
+        if isinstance(record, Mapping):
+            seen.update(dict.fromkeys(map(str, record)))
         try:
-            rows.append(replace(_row(line), line=number))
+            rows.append(replace(_row(record), line=place))
         except ValueError as error:
-            faults.append(f"line {number}: {error}")
+            faults.append(f"{unit} {place}: {error}")
+    if seen and "text" not in seen:
+        raise DataError(
+            f"{source}: no row has the column for the text; the columns are: {', '.join([*seen][:_SHOWN])} "
+            "(name one with --text-column)"
+        )
     if faults:
         more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
         listed = "\n  ".join([*faults[:_SHOWN], *more])
-        raise DataError(f'{path} has lines that are no rows {{"text", "prompt"?, "stage"?}}:\n  {listed}')
+        raise DataError(f'{source} has {unit}s that are no rows {{"text", "prompt"?, "stage"?}}:\n  {listed}')
     if not rows:
-        raise DataError(f"{path} holds no rows; write one JSON object a line.")
+        raise DataError(f"{source} holds no rows; write one JSON object a line.")
     return rows
 
 
-def _row(line: str) -> Row:
+def _records(source: str, columns: Columns) -> tuple[str, Iterable[tuple[int, Any]]]:
+    """What a source's rows are counted in, and (place, row or what is wrong with it)."""
+    from classifiers.sources import is_hub_name
+
+    table = is_hub_name(source) or Path(source).suffix.casefold() in _TABLES or (source != STDIN and _is_dir(source))
+    if not table:
+        return "line", ((place, columns.rename(record)) for place, record in _lines(source))
+
+    from classifiers.rows import open_rows
+    from safety_kit.commands.corpus import opened
+
+    _, unit, records = open_rows(opened(source), columns)
+    return unit, records
+
+
+def _is_dir(source: str) -> bool:
     try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("no valid JSON") from error
-    if not isinstance(row, dict):
+        return Path(source).is_dir()
+    except OSError:  # told when it is read
+        return False
+
+
+def _lines(source: str) -> Iterator[tuple[int, Any]]:
+    """JSONL, whatever the file is called: a pipe has no ending."""
+    try:
+        content = (
+            standard_input() if source == STDIN else Path(source).read_bytes().decode("utf-8-sig", errors="replace")
+        )
+    except OSError as error:
+        raise DataError(
+            f"{source} cannot be read ({error.strerror}); name a JSONL, CSV or Parquet file, or hf:ORG/NAME."
+        ) from error
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, ValueError("no valid JSON")
+
+
+def _row(row: Any) -> Row:
+    from classifiers.rows import missing
+
+    if isinstance(row, Exception):
+        raise ValueError(str(row))
+    if not isinstance(row, Mapping):
         raise ValueError("no JSON object")
     text, prompt, stage = row.get("text"), row.get("prompt"), row.get("stage")
     if not isinstance(text, str):
         raise ValueError("text is missing or no string")
-    if not isinstance(prompt, str | None):
+    if not (missing(prompt) or isinstance(prompt, str)):
         raise ValueError("prompt is no string")
-    if stage not in (None, *Stage):
+    if not (missing(stage) or stage in tuple(Stage)):
         raise ValueError("stage is neither input nor output")
-    return Row(text, prompt, Stage(stage) if stage else None)
+    return Row(text, None if missing(prompt) else prompt, None if missing(stage) else Stage(str(stage)))

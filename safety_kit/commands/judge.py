@@ -29,9 +29,9 @@ def judge(
         str | None, typer.Option("--guideline", help="What a text must not do, in a sentence.")
     ] = None,
     guideline_file: Annotated[Path | None, typer.Option("--guideline-file", help="Or: a file with the text.")] = None,
-    rows: Annotated[Path | None, typer.Option("--input", help='JSONL rows {"text", "prompt"?}.')] = None,
+    rows: rows_options.Input = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Measure on labelled rows (label 1: violates), as `train` reads them.")
+        str | None, typer.Option("--data", help="Measure on labelled rows (label 1: violates), as `train` reads them.")
     ] = None,
     evidence: Annotated[
         Path | None, typer.Option("--evidence", help="The JSON file to write, for a policy's judge.")
@@ -39,7 +39,11 @@ def judge(
     category: Annotated[
         str | None, typer.Option("--category", help="What label 1 means; the file's name by default.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Drop bad rows.")] = False,
+    skip_bad: rows_options.SkipBad = False,
+    text_column: rows_options.TextColumn = None,
+    prompt_column: rows_options.PromptColumn = None,
+    label_column: rows_options.LabelColumn = None,
+    positive: rows_options.Positive = None,
     as_json: models.Json = False,
     model: models.Model = "embedded",
     revision: models.Revision = None,
@@ -52,19 +56,20 @@ def judge(
     only where the 95 % interval of the AUROC lies above .7. Where rows are marked "split": "test", only these are read.
     """
     asked = _guideline(guideline, guideline_file, category)
+    mapping = rows_options.columns(text_column, prompt_column, label_column, positive)
     if data is None:
         if evidence is not None:
             raise UserError("--evidence needs labelled rows: name them with --data.")
         if rows is not None and texts:
             raise UserError("Give texts or --input FILE, not both.")
-        read = read_rows(rows) if rows is not None else _rows(texts)
+        read = read_rows(rows, mapping) if rows is not None else _rows(texts)
         return _ask(models.load(model, revision, device, dtype), asked, read, as_json)
     if rows is not None or texts:
         raise UserError("Give --data or texts to read, not both.")
     if evidence is not None and not evidence.absolute().parent.is_dir():
         raise UserError(f"The folder of {evidence} does not exist; make it first.")
 
-    examples = rows_options.read_rows(str(data), category, skip_bad)
+    examples = rows_options.read_rows(data, category, skip_bad, mapping)
     if examples.held_out.any():
         examples = examples.test()
     gemma = models.load(model, revision, device, dtype)

@@ -44,6 +44,17 @@ Positive = Annotated[
 ]
 
 
+Input = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="ROWS",
+        help='Rows {"text", "prompt"?, "stage"?} in JSONL, CSV or Parquet, or a hub data set hf:ORG/NAME@CONFIG:SPLIT.',
+        rich_help_panel=PANEL,
+    ),
+]
+
+
 def columns(
     text: str | None = None, prompt: str | None = None, label: str | None = None, positive: list[str] | None = None
 ) -> Columns:

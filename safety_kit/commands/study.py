@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -12,10 +13,11 @@ import typer
 
 from safety_kit import console
 from safety_kit.commands import models, rows_options, teach
-from safety_kit.errors import UserError
+from safety_kit.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from classifiers.curve import Curve
+    from classifiers.sources import Columns
 
 WIDTH = 70
 """Characters of a text that the table shows."""
@@ -42,7 +44,8 @@ def next_texts(
     n: Annotated[int, typer.Option("-n", "--number", help="Texts to choose.", min=1)] = 20,
     category: Annotated[str | None, typer.Option("--category", help="Of a classifier that knows several.")] = None,
     labelled: Annotated[
-        str | None, typer.Option("--labelled", help="Rows that you have already: their texts are left out.")
+        str | None,
+        typer.Option("--labelled", help="Rows that you have already, in the pool's columns or the kit's: left out."),
     ] = None,
     skip_bad: rows_options.SkipBad = False,
     text_column: rows_options.TextColumn = None,
@@ -71,8 +74,8 @@ def next_texts(
 
     from classifiers.pool import read_pool, write_choices
 
-    known = read_pool(labelled, every=True).pairs if labelled else ()
     mapping = rows_options.columns(text_column, prompt_column, label_column)
+    known = _known(labelled, mapping) if labelled else ()
     texts = read_pool(pool, category=category or names[0], columns=mapping, known=known, skip_bad=skip_bad)
     gemma = models.load(model, revision, device, dtype)
 
@@ -98,6 +101,19 @@ def next_texts(
         )
     )
     return 0
+
+
+def _known(labelled: str, mapping: Columns) -> Sequence[tuple[str | None, str]]:
+    """The texts of rows that have the columns named for the pool, or the kit's own as `train` and `next` write them."""
+    from classifiers.pool import read_pool
+
+    try:
+        return read_pool(labelled, columns=mapping, every=True).pairs
+    except DataError as error:
+        try:
+            return read_pool(labelled, every=True).pairs
+        except DataError:
+            raise error from None
 
 
 def curve(
