@@ -207,8 +207,9 @@ def check_models(artifacts: Sequence[Taught], gemma: Tracer, scorer: Scorer = ca
     for artifact in artifacts:
         taught, golden = artifact.manifest.model, artifact.manifest.golden
         check_shape(artifact, gemma)
-        now = gemma.digest, gemma.dtype, gemma.attention
-        if golden is not None and (taught.digest, taught.dtype, taught.attention) != now:
+        if golden is None:
+            continue
+        if (taught.digest, taught.dtype, taught.attention) != (gemma.digest, gemma.dtype, gemma.attention):
             by_texts.setdefault(tuple(golden.texts), []).append(artifact)
     for texts, alike in by_texts.items():
         scores = scorer(gemma, [head for artifact in alike for head in artifact.heads.values()], texts)
