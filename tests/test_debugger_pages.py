@@ -145,7 +145,7 @@ def test_a_blocked_reply_is_opened_from_the_gateway_and_inspected_as_it_is(
     (tmp_path / "rows.jsonl").write_text(json.dumps(kept) + "\n", encoding="utf-8")
     app = open_page("runs")
     write(app, "Review store", str(tmp_path / "rows.jsonl"))
-    write(app, "Request id", "r")
+    write(app, "Request id", "r1")
     press(app, "Open")
     press(app, "Inspect")
     assert app.title[0].value == "Inspect a prompt"
