@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from classifiers.features import Floats, Text
 
 
-class SafetyClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class SafetyClassifier(hub.OnHub, NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A calibrated few-shot classifier on frozen Gemma activations.
 
     Args:
@@ -249,22 +249,6 @@ class SafetyClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ign
         self.data_digest_ = manifest.data_digest
         self.sources_ = {source.category: source.digest for source in manifest.sources}
         return self
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Publish to the Hugging Face Hub; see `classifiers.hub.push_classifier`."""
-        return hub.push_classifier(self, repo_id, **options)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: Path | str,
-        gemma: Gemma | str = "embedded",
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-    ) -> SafetyClassifier:
-        """A fitted classifier from a folder or a Hub repository; see `classifiers.hub.fetch` and `load`."""
-        return cls.load(hub.fetch(source, revision=revision, token=token), gemma)
 
     @property
     def question_(self) -> str:

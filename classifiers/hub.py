@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from classifiers import lora_artifact
 from classifiers.cards import use_and_limits
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from classifiers.lora import AdapterClassifier
     from classifiers.lora_artifact import Adapter, AdapterManifest
     from safety_kit.artifacts import Artifact, CategoryRecord
+    from safety_kit.gemma import Gemma
 
 FILES = ("manifest.json", "weights.safetensors", "card.md", "README.md")
 """All that is sent of a classifier of frozen activations."""
@@ -150,6 +151,29 @@ def push_classifier(
         folder = Path(scratch) / "classifier"
         classifier.save(folder, notes=notes)
         return push(folder, repo_id, **options)
+
+
+class OnHub:
+    """What a classifier that can `save` and `load` a folder does with the Hub."""
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish to the Hugging Face Hub; see `push_classifier`."""
+        classifier: Any = self
+        return push_classifier(classifier, repo_id, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: Path | str,
+        gemma: Gemma | str = "embedded",
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Self:
+        """A fitted classifier from a folder or a Hub repository; see `fetch` and the classifier's `load`."""
+        kind: Any = cls
+        loaded: Self = kind.load(fetch(source, revision=revision, token=token), gemma)
+        return loaded
 
 
 def publication(artifact: Artifact | Adapter, repo_id: str, license: str = LICENSE) -> dict[str, bytes]:

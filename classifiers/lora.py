@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 DROPOUT = 0.1
 
 
-class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class AdapterClassifier(hub.OnHub, NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A LoRA adapter on a Gemma's lower blocks, early stopped and calibrated on a held-out part of its examples.
 
     The Gemma stays as it is. A text is read alone, in a question, after the prompt that it answers.
@@ -267,22 +267,6 @@ class AdapterClassifier(NeedsGemma, ClassifierMixin, BaseEstimator):  # type: ig
         self.held_out_ = np.arange(manifest.held_out)
         self.data_digest_ = manifest.data_digest
         return self
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Publish to the Hugging Face Hub; see `classifiers.hub.push_classifier`."""
-        return hub.push_classifier(self, repo_id, **options)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: Path | str,
-        gemma: Gemma | str = "embedded",
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-    ) -> AdapterClassifier:
-        """A fitted classifier from a folder or a Hub repository; see `classifiers.hub.fetch` and `load`."""
-        return cls.load(hub.fetch(source, revision=revision, token=token), gemma)
 
     def _check(self) -> None:
         if self.objective not in ("head", "generative"):

@@ -91,6 +91,15 @@ def told(folder: Path, gemma: Gemma) -> list[str]:
     return [str(warning.message) for warning in caught if issubclass(warning.category, DriftWarning)]
 
 
+def another_shape(field: str) -> Gemma:
+    """A tiny model called "other", of another number of blocks or another width."""
+    from transformers import AutoModelForCausalLM
+
+    config = tiny_config("gemma3_text")
+    config.update({field: 8, "layer_types": ["full_attention"] * 8} if "layers" in field else {field: 16})
+    return Gemma(AutoModelForCausalLM.from_config(config), tiny_tokenizer(), name="other")
+
+
 def count_replays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts each pass reads from now on."""
     read: list[int] = []
@@ -217,11 +226,7 @@ class TestReplay:
     def test_another_architecture_is_refused_without_a_look(
         self, folders: dict[str, Path], reading: str, field: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from transformers import AutoModelForCausalLM
-
-        config = tiny_config("gemma3_text")
-        config.update({field: 8, "layer_types": ["full_attention"] * 8} if "layers" in field else {field: 16})
-        other = Gemma(AutoModelForCausalLM.from_config(config), tiny_tokenizer(), name="other")
+        other = another_shape(field)
         read = count_replays(monkeypatch)
         with pytest.raises(ArtifactError, match=r"taught on tiny-gemma .*not on other .*prepare --model other"):
             SafetyClassifier.load(folders[reading], other)

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from test_classifiers import toy
 from test_gemma_load import one_thread  # noqa: F401
-from test_golden import changed, count_replays, int8, merged_lora
+from test_golden import another_shape, changed, count_replays, int8, merged_lora
 from test_lora import older
 
 from classifiers.lora import AdapterClassifier
 from safety_kit.errors import ArtifactError
 from safety_kit.gemma import Gemma
 from safety_kit.golden import TEXTS, DriftWarning
-from safety_kit.testing import save_tiny_gemma, tiny_config, tiny_tokenizer
+from safety_kit.testing import save_tiny_gemma
 
 OBJECTIVES = ["head", "generative"]
 
@@ -89,11 +89,7 @@ class TestReplay:
     def test_another_architecture_is_refused_without_a_look(
         self, folders: dict[str, Path], objective: str, field: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from transformers import AutoModelForCausalLM
-
-        config = tiny_config("gemma3_text")
-        config.update({field: 8, "layer_types": ["full_attention"] * 8} if "layers" in field else {field: 16})
-        other = Gemma(AutoModelForCausalLM.from_config(config), tiny_tokenizer(), name="other")
+        other = another_shape(field)
         read = count_replays(monkeypatch)
         with pytest.raises(ArtifactError, match=r"taught on tiny-gemma .*not on other .*--model other"):
             AdapterClassifier.load(folders[objective], other)
