@@ -20,7 +20,7 @@ WITH_ACTIVATIONS: Final = 2
 def add(study: Study) -> str:
     """Remember a run and open it: its id."""
     runs = _runs()
-    name = secrets.token_urlsafe(6)
+    name = secrets.token_hex(6)  # a Streamlit component refuses a key with two underscores in a row
     runs[name] = study
     while len(runs) > KEPT:
         del runs[next(iter(runs))]

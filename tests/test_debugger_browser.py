@@ -71,6 +71,8 @@ class Visit:
 
     def tokens(self) -> list[str]:
         self.page.locator("button.token").first.wait_for()
+        strips = self.page.get_by_label("Tokens of prompt and reply")
+        self.until(lambda: strips.count() == 1)  # the example's goes when the run comes
         return self.page.locator("button.token").all_text_contents()
 
     def until(self, fits: Callable[[], bool]) -> None:
@@ -83,7 +85,6 @@ class Visit:
 
     def download(self, label: str, to: Path) -> Path:
         share = self.page.get_by_role("button", name="Share")
-        self.until(lambda: share.count() == 1)  # the example's goes when the run comes
         share.click()
         with self.page.expect_download() as waiting:
             self.page.get_by_role("button", name=label).click()

@@ -44,7 +44,7 @@ def take_in() -> None:
     )
     if given is None or st.session_state.get("taken") == given.file_id:
         return
-    st.session_state["taken"] = given.file_id
     with told():
         history.add(Study(read(given.getvalue())))
+        st.session_state["taken"] = given.file_id  # last: a click may end this script at any line
         st.rerun()  # the whole page, since another run is open now

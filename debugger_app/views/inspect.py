@@ -25,13 +25,13 @@ def main() -> None:
     st.title("Inspect a prompt", anchor=False)
     here = opening()
     form(here)
-    if here is None:
-        waiting.for_the_model()
     opened_run = history.current()
-    if opened_run is None:
-        st.caption("A worked example, read beforehand by the embedded Gemma. Yours takes its place.")
-        opened_run = "example", example.study()
-    show(*opened_run, here)
+    with st.container():  # as in `form`: else a run's strip would stand beside the example's until all is drawn
+        if here is None:
+            waiting.for_the_model()
+        if opened_run is None:
+            st.caption("A worked example, read beforehand by the embedded Gemma. Yours takes its place.")
+    show(*(opened_run or ("example", example.study())), here)
 
 
 def form(here: Opened | None) -> None:
@@ -73,7 +73,8 @@ def show(name: str, study: Study, here: Opened | None) -> None:
     with right:
         share(name, study)
     checks = st.container()  # filled last: nothing waits for it
-    warning(study, "probabilities")
+    with st.container():  # as above
+        warning(study, "probabilities")
     token = tokens(name, document)
     if document.reply is not None:
         with st.expander("The reply as text"):
