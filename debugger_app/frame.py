@@ -80,7 +80,8 @@ def out_of_memory(error: BaseException) -> bool:
 def working(text: str) -> Iterator[Callable[[int, int], None]]:
     """A bar and a button that stops the work: `progress(done, all)`, for what may take over a second.
 
-    A click on Cancel, like any other, makes Streamlit end the script at the next step of the bar.
+    A click on Cancel, like any other, makes Streamlit end the script at the next step of the bar. Not so in a fragment,
+    whose clicks wait for the script: what works stands in none.
     """
     place = st.empty()
     with place.container(horizontal=True, vertical_alignment="center"):

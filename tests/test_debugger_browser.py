@@ -84,8 +84,8 @@ class Visit:
         pytest.fail("it never became so")
 
     def download(self, label: str, to: Path) -> Path:
-        share = self.page.get_by_role("button", name="Share")
-        share.click()
+        self.page.get_by_text("checks passed").wait_for()  # a page that is drawn again takes a file back
+        self.page.get_by_role("button", name="Share").click()
         with self.page.expect_download() as waiting:
             self.page.get_by_role("button", name=label).click()
         waiting.value.save_as(to)
@@ -144,6 +144,19 @@ def test_a_run_goes_out_as_files_and_comes_in_again(visit: Callable[..., Visit],
     there.page.locator("input[type=file]").set_input_files(document)
     there.until(lambda: there.tokens() == shown)
     assert json.loads(document.read_text())["model"]["digest"][:12] in there.page.inner_text("body")
+
+
+def test_cancel_ends_an_experiment(visit: Callable[..., Visit]) -> None:
+    here = visit().ask("zebra " * 300)
+    here.until(lambda: "zebra" in "".join(here.tokens()).replace(" ", ""))
+    here.choose(900)
+    here.page.get_by_text("Salience", exact=True).click()
+    here.page.get_by_role("button", name="Measure").click()
+    bar = here.page.get_by_text("Leave one out, then its check,")
+    bar.wait_for()
+    here.page.locator("[class*=st-key-cancel-Leave] button").click()
+    bar.wait_for(state="detached")
+    assert here.page.get_by_label("Salience of each token").count() == 0
 
 
 def test_a_crafted_file_is_refused_and_the_page_stays(visit: Callable[..., Visit], tmp_path: Path) -> None:

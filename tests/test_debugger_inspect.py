@@ -88,6 +88,13 @@ def test_a_prompt_is_answered_and_shown(page: AppTest) -> None:
     assert "cat" not in str(page.query_params)
 
 
+def test_any_id_that_a_run_is_given_is_drawn(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.token_bytes", lambda size=32: b"\xff" * size)  # underscores, in URL-safe base64
+    ask(page)
+    assert not page.exception
+    assert study(page)
+
+
 @pytest.mark.parametrize("panel", PANELS)
 def test_every_panel_draws_and_selecting_another_token_reads_nothing(
     page: AppTest, panel: str, monkeypatch: pytest.MonkeyPatch
@@ -207,6 +214,8 @@ def test_this_reply_is_contrasted_with_that_of_another_run(page: AppTest, method
 
 def test_every_run_is_held_against_plain_transformers_once(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(page)
+    assert "Trust: not checked" in [expander.label for expander in page.expander]
+    page.run()  # drawn once without the checks; a browser asks for more
     made = study(page).document.trust
     assert made is not None
     assert made.failed == []
@@ -220,7 +229,7 @@ def test_every_run_is_held_against_plain_transformers_once(page: AppTest, monkey
 
 def test_a_check_that_fails_is_red_and_its_charts_say_so(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sublayers.Inside, "attention", _unscaled(sublayers.Inside.attention))
-    ask(page)
+    ask(page).run()
     made = study(page).document.trust
     assert made is not None
     assert {check.name for check in made.failed} == {"attention weights"}

@@ -44,9 +44,14 @@ export default function ({ data, parentElement, setStateValue }) {
     pieces.push(buttons[index]);
     if (token.breaks) pieces.push(document.createElement("br"));
   });
-  const active = buttons.length && root.contains(parentElement.activeElement ?? document.activeElement);
+  // Whoever walks along the tokens while the page is drawn again stays where they are.
+  const focus = root.getRootNode().activeElement;
+  const walked = buttons[[...root.querySelectorAll("button")].indexOf(focus)];
   root.replaceChildren(...pieces);
-  if (active && selected !== null) buttons[selected]?.focus();
+  if (walked) {
+    for (const button of buttons) button.tabIndex = button === walked ? 0 : -1;
+    walked.focus();
+  }
 
   function choose(index) {
     buttons.forEach((button, at) => {

@@ -33,7 +33,6 @@ MEASURES = {
 }
 
 
-@st.fragment
 def attention(name: str, study: Study, token: int, here: Opened | None) -> None:
     """Draw the grid of heads, then one of them."""
     st.info(f"{attention_.NOTE} What a head does is measured below, by removing it.", icon=":material/lightbulb:")
@@ -193,7 +192,7 @@ def _map(name: str, study: Study, block: int, head: int, hide: bool, inputs: Any
     if clicked is not None and clicked != at:
         st.session_state[f"tile-{name}"] = clicked
         if overview.step > 1:
-            st.rerun(scope="fragment")
+            st.rerun()
     st.caption("Stronger is more; the colour is the root of the weight, so that small ones can be seen.")
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from safety_kit.analysis.attribution import Attribution, Share
 
 
-@st.fragment
 def attribution(name: str, study: Study, token: int, here: Opened | None) -> None:
     """Draw a token's logit, or its lead over another, as a sum over the parts of the model."""
     own = study.document.tokens[token]

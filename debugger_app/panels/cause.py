@@ -43,7 +43,6 @@ SOURCES = {
 }
 
 
-@st.fragment
 def cause(name: str, study: Study, token: int, here: Opened | None) -> None:
     """Choose a change, make it, and draw what it did to this token and to every classifier."""
     if token == 0:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from safety_kit.gemma.tokens import Vocabulary
 
 
-@st.fragment
 def lens(name: str, study: Study, token: int, here: Opened | None) -> None:
     """Draw the lens of one token; and, where it is asked for, of every one."""
     if token == 0:

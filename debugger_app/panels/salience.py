@@ -41,7 +41,6 @@ METHODS = {
 }
 
 
-@st.fragment
 def salience(name: str, study: Any, token: int, here: Opened | None) -> None:
     """Choose a number and a method, measure, and draw the scores beside their check."""
     if (bench := ready(study, here)) is None:

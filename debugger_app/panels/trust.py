@@ -30,6 +30,9 @@ AT_ONCE: Final = 30.0
 
 _RED: Final = "#d55e0066"
 
+_DRAWN: Final = ("trust", "drawn")
+"""In a run's results: its page was drawn without the checks."""
+
 _WORK: Final = "Holding the numbers against plain transformers, step"
 
 
@@ -58,11 +61,23 @@ def trust(place: DeltaGenerator, study: Study, here: Opened | None) -> None:
         if bench is None:
             return
         if not _wanted(study, bench):
+            study.results[_DRAWN] = True
+            return
+        if _DRAWN not in study.results:
+            _draw_again(study)
             return
         with told(), working(_WORK) as progress, bench.model.running() as gemma:
             study.document = checked(study.document, gemma, progress)
     if study.document.trust is not None:
         st.rerun()  # the charts above are drawn again, with their warnings
+
+
+@st.fragment(run_every=0.2)
+def _draw_again(study: Study) -> None:
+    """Have the page drawn once more: until a script has ended, what it replaces stands beside what is new."""
+    if _DRAWN in study.results:
+        st.rerun()
+    study.results[_DRAWN] = True
 
 
 def checked(document: Document, gemma: Gemma, progress: Callable[[int, int], None] | None = None) -> Document:

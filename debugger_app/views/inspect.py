@@ -59,7 +59,6 @@ def run(here: Opened, text: str, system: str, sampling: Sampling) -> None:
         inspect(here, messages, sampling)
 
 
-@st.fragment
 def show(name: str, study: Study, here: Opened | None) -> None:
     """One run; choosing a token draws it again, and asks the model for nothing."""
     document = study.document
