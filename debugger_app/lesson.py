@@ -12,10 +12,11 @@ import numpy as np
 
 from classifiers.cache import FeatureCache
 from classifiers.compare import compare
-from classifiers.data import Examples, read_examples
+from classifiers.data import Examples
 from classifiers.features import causal_readings, middle_blocks
 from classifiers.fit import SafetyClassifier
 from classifiers.teach import CATEGORIES, examples_for
+from debugger_app import row_files
 from safety_kit import traffic
 from safety_kit.checks.probe import Probe, ProbeCheck, load_probes
 from safety_kit.commands.calibrate import calibration_of
@@ -73,7 +74,7 @@ def base_rows(category: str, source: str = "") -> Examples:
         DataError: The file cannot be taught from, or none is named for a category that does not ship.
     """
     if source:
-        return read_examples(source, category=category, warn=lambda _: None)
+        return row_files.labelled(source, category)
     if category not in CATEGORIES:
         raise DataError(f"The kit has no rows for {category!r}; name the file that it was taught from.")
     return examples_for(category, harmless=HARMLESS, others=0)

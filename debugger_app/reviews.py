@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from debugger_app.row_files import bytes_of
 from safety_kit.errors import DataError, UserError
 from safety_kit.gateway.review_files import Shelf
 from safety_kit.gateway.review_rows import rows
@@ -36,13 +37,14 @@ def records(source: str, request_id: str | None = None) -> list[dict[str, Any]]:
 
 
 def _exported(path: Path) -> list[dict[str, Any]]:
+    neither = f"{path} is neither a review store nor rows exported from one"
+    remedy = "name the folder that the gateway's review.folder names"
+    if not path.is_file():
+        raise UserError(f"{neither}; {remedy}.")
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is neither a review store nor rows exported from one ({type(error).__name__}); name the folder "
-            "that the gateway's review.folder names."
-        ) from error
+        lines = [json.loads(line) for line in bytes_of(str(path)).decode().splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{neither} ({type(error).__name__}); {remedy}.") from error
     if not all(isinstance(line, dict) and isinstance(line.get("text"), str) for line in lines):
         raise DataError(f"{path} has lines without a text; export it again with: safety-kit review export")
     return lines

@@ -8,11 +8,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from classifiers.rows import next_cells
+from classifiers.sources import is_hub_name
 from safety_kit.errors import DataError
 from safety_kit.types import Sample, Stage
+
+if TYPE_CHECKING:
+    from classifiers.data import Examples
 
 MOST_BYTES: Final = 200 * 2**20
 """Of a file of rows."""
@@ -49,15 +53,44 @@ class RowFile:
 
 def read_path(path: str, stage: Stage, skip_bad: bool = False) -> RowFile:
     """The rows of a file on this machine; see `read`."""
+    return read(path, bytes_of(path), stage, skip_bad)
+
+
+def bytes_of(path: str) -> bytes:
+    """What a file on this machine holds.
+
+    Raises:
+        DataError: There is no such file, or it is too large to be read here.
+    """
+    _check(path)
     try:
-        if not Path(path).is_file():  # a device or a pipe may have no end
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__}).") from error
+
+
+def labelled(source: str, category: str | None = None) -> Examples:
+    """Labelled rows of a file on this machine, or of a hub data set; see `classifiers.data.read_examples`.
+
+    Raises:
+        DataError: There is no such file, it is too large, or nothing can be taught or measured with it.
+    """
+    from classifiers.data import read_examples
+
+    if not is_hub_name(source):
+        _check(source)
+    return read_examples(source, category=category, warn=lambda _: None)
+
+
+def _check(path: str) -> None:
+    """See that a file is there and small enough to be read here: a device or a pipe may have no end."""
+    try:
+        if not Path(path).is_file():
             raise FileNotFoundError
         size = Path(path).stat().st_size
-        content = Path(path).read_bytes() if size <= MOST_BYTES else b""
     except (OSError, ValueError) as error:
         raise DataError(f"There is no file {path} to read; name a .jsonl, .csv or .parquet file.") from error
     _check_size(size)
-    return read(path, content, stage, skip_bad)
 
 
 def read(name: str, content: bytes, stage: Stage = Stage.INPUT, skip_bad: bool = False) -> RowFile:
@@ -168,8 +201,10 @@ def _parquet(content: bytes, name: str) -> Iterator[tuple[int, Any]]:
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
             wanted = [f.name for f in file.schema_arrow if f.name == "labels" or not pa.types.is_nested(f.type)]
-            place = 0
-            for batch in file.iter_batches(1024, columns=wanted):
+            place, size = 0, 0
+            for batch in file.iter_batches(256, columns=wanted):
+                size += batch.nbytes
+                _check_size(size)  # a small file may hold one text a million times
                 for record in batch.to_pylist():
                     place += 1
                     yield place, record
@@ -180,6 +215,6 @@ def _parquet(content: bytes, name: str) -> Iterator[tuple[int, Any]]:
 def _check_size(size: int) -> None:
     if size > MOST_BYTES:
         raise DataError(
-            f"The file has {size / 2**20:.0f} MB, and at most {MOST_BYTES // 2**20} MB are read here; cut it, or use "
-            "safety-kit scan, which writes its verdicts to a file."
+            f"The file holds over {size // 2**20} MB, and at most {MOST_BYTES // 2**20} MB are read here; cut it, or "
+            "use safety-kit scan, which writes its verdicts to a file."
         )

@@ -57,6 +57,30 @@ def test_every_kind_of_file_gives_the_same_rows() -> None:
         assert file.rows[0].kept["lang"] == "en"
 
 
+def test_a_small_file_of_much_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_files, "MOST_BYTES", 2**20)
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a" * 1_000] * 5_000}), parquet)
+    assert len(parquet.getvalue()) < 2**15
+    with pytest.raises(DataError, match="at most 1 MB"):
+        row_files.read("a.parquet", parquet.getvalue())
+
+
+def test_labelled_rows_and_exported_ones_are_of_a_file_with_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match="no file /dev/null"):
+        row_files.labelled("/dev/null")
+    with pytest.raises(UserError, match="neither a review store"):
+        reviews.records("/dev/null")
+    large = tmp_path / "rows.jsonl"
+    large.write_text('{"text": "hi", "label": 1}\n' * 100)
+    monkeypatch.setattr(row_files, "MOST_BYTES", 1_000)
+    for read in (row_files.labelled, reviews.records):
+        with pytest.raises(DataError, match="cut it"):
+            read(str(large))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [

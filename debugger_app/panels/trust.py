@@ -56,6 +56,8 @@ def trust(place: DeltaGenerator, study: Study, here: Opened | None) -> None:
         if study.document.trust is not None:
             _draw(study.document.trust)
             return
+        slot = st.empty()
+    with slot.container():
         with st.expander("Trust: not checked", icon=":material/help:"):
             bench = ready(study, here)
         if bench is None:
@@ -68,8 +70,13 @@ def trust(place: DeltaGenerator, study: Study, here: Opened | None) -> None:
             return
         with told(), working(_WORK) as progress, bench.model.running() as gemma:
             study.document = checked(study.document, gemma, progress)
-    if study.document.trust is not None:
+    made = study.document.trust
+    if made is None:
+        return
+    if made.failed:
         st.rerun()  # the charts above are drawn again, with their warnings
+    with slot.container():
+        _draw(made)
 
 
 @st.fragment(run_every=0.2)

@@ -140,10 +140,9 @@ def two_classifiers(here: Opened) -> None:
         return
     from classifiers import ladder
     from classifiers.compare import compare
-    from classifiers.data import read_examples
 
     with told():
-        examples = read_examples(path, warn=lambda _: None)
+        examples = row_files.labelled(path)
         held = examples.test() if examples.held_out.any() else examples
         with st.spinner("Scoring …"), here.model.running() as gemma:
             report = compare(ladder.load(a, gemma), ladder.load(b, gemma), held)
