@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -566,6 +566,26 @@ def test_the_cache_has_a_bound() -> None:
     for _ in range(3):
         cache.put(b"7", Verdict(Stage.INPUT, Action.FLAG, "t", many[:1]))
     assert [cache.get(key) is not None for key in (b"3", b"4", b"7")] == [False, True, True]
+
+
+def test_verdicts_without_a_finding_are_kept_once() -> None:
+    cache = VerdictCache()
+    found = (Finding("c", "words", 1.0, "rule"),)
+    put = {
+        b"1": Verdict(Stage.INPUT, Action.ALLOW, "one", timings={"words": 1.0}, request_id="a"),
+        b"2": Verdict(Stage.INPUT, Action.ALLOW, "two", request_id="b"),
+        b"3": Verdict(Stage.OUTPUT, Action.ALLOW, "three"),
+        b"4": Verdict(Stage.INPUT, Action.ALLOW, "four", policy_digest="d"),
+        b"5": Verdict(Stage.INPUT, Action.BLOCK, None, code="blocked.uncheckable", message="No."),
+        b"6": Verdict(Stage.INPUT, Action.FLAG, "six", found),
+        b"7": Verdict(Stage.INPUT, Action.FLAG, "seven", found[:0]),
+    }
+    for key, verdict in put.items():
+        cache.put(key, verdict)
+    kept = {key: cache.get(key) for key in put}
+    assert kept == {key: replace(verdict, text=None, timings={}) for key, verdict in put.items()}
+    assert kept[b"1"] is kept[b"2"]
+    assert len({id(verdict) for verdict in kept.values()}) == len(put) - 1
 
 
 # --- batches and waiting

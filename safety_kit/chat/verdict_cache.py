@@ -41,6 +41,7 @@ class VerdictCache:
         self._held = 0
         self._salt = secrets.token_bytes(16)
         self._kept: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._clean: dict[tuple[object, ...], Verdict] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -69,10 +70,18 @@ class VerdictCache:
             return
         with self._lock:
             before = self._kept.pop(key, None)
-            self._kept[key] = replace(verdict, text=None, timings={}, request_id="")
+            self._kept[key] = self._bare(verdict)
             self._held += _weight(verdict) - (_weight(before) if before else 0)
             while self._held > self._size:
                 self._held -= _weight(self._kept.popitem(last=False)[1])
+
+    def _bare(self, verdict: Verdict) -> Verdict:
+        """What is kept of a verdict; those without a finding are one object, since most texts are ordinary."""
+        bare = replace(verdict, text=None, timings={}, request_id="")
+        if bare.findings:
+            return bare
+        alike = bare.stage, bare.action, bare.policy_digest, bare.code, bare.message
+        return self._clean.setdefault(alike, bare)
 
 
 def _weight(verdict: Verdict) -> int:
