@@ -106,7 +106,9 @@ def test_what_waits_shares_a_pass(held: Held, opened: Any) -> None:
     asked = [queue.thread.forward([tokens_of(20, n)], CAPTURE) for n in range(9)]
     held.let_go()
     traces = [future.result()[0] for future in asked]
-    assert [len(texts) for texts in held.passes] in ([1, 8], [9])
+    sizes = [len(texts) for texts in held.passes]
+    assert sum(sizes) == 9
+    assert len(sizes) <= 2  # the first takes what has come when it begins
     for n, trace in enumerate(traces):
         (expected,) = tiny().forward([tokens_of(20, n)], CAPTURE)
         assert all(close(trace.hidden[block], expected.hidden[block]) for block in BLOCKS)
