@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def records(source: str, request_id: str | None = None) -> list[dict[str, Any]]:
         UserError: The folder is no review store.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, it answers for a name that no file can have, too
         shelf = Shelf.open(path)
         entries = shelf.entries() if request_id is None else shelf.find(request_id)
         made = [row for entry in entries for row in rows(entry)]
@@ -39,7 +40,7 @@ def records(source: str, request_id: str | None = None) -> list[dict[str, Any]]:
 def _exported(path: Path) -> list[dict[str, Any]]:
     neither = f"{path} is neither a review store nor rows exported from one"
     remedy = "name the folder that the gateway's review.folder names"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{neither}; {remedy}.")
     try:
         lines = [json.loads(line) for line in bytes_of(str(path)).decode().splitlines() if line.strip()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,9 @@ def bytes_of(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__}).") from error
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}); see that it is an ordinary file that you may read."
+        ) from error
 
 
 def labelled(source: str, category: str | None = None) -> Examples:
@@ -84,13 +87,9 @@ def labelled(source: str, category: str | None = None) -> Examples:
 
 def _check(path: str) -> None:
     """See that a file is there and small enough to be read here: a device or a pipe may have no end."""
-    try:
-        if not Path(path).is_file():
-            raise FileNotFoundError
-        size = Path(path).stat().st_size
-    except (OSError, ValueError) as error:
-        raise DataError(f"There is no file {path} to read; name a .jsonl, .csv or .parquet file.") from error
-    _check_size(size)
+    if not os.path.isfile(path):  # unlike Path's, it answers for a name that no file can have, too
+        raise DataError(f"There is no file {path} to read; name a .jsonl, .csv or .parquet file.")
+    _check_size(os.path.getsize(path))
 
 
 def read(name: str, content: bytes, stage: Stage = Stage.INPUT, skip_bad: bool = False) -> RowFile:

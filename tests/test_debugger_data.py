@@ -71,8 +71,9 @@ def test_labelled_rows_and_exported_ones_are_of_a_file_with_an_end(
 ) -> None:
     with pytest.raises(DataError, match="no file /dev/null"):
         row_files.labelled("/dev/null")
-    with pytest.raises(UserError, match="neither a review store"):
-        reviews.records("/dev/null")
+    for no_file in ("/dev/null", "x" * 5_000, "a\0b"):
+        with pytest.raises(UserError, match="neither a review store"):
+            reviews.records(no_file)
     large = tmp_path / "rows.jsonl"
     large.write_text('{"text": "hi", "label": 1}\n' * 100)
     monkeypatch.setattr(row_files, "MOST_BYTES", 1_000)

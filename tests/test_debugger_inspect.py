@@ -16,7 +16,8 @@ from streamlit.testing.v1 import AppTest
 
 import debugger_app
 from debugger_app import components, example, resources
-from debugger_app.panels import trust
+from debugger_app.document import opened
+from debugger_app.panels import share, trust
 from debugger_app.panels.closer import PANELS
 from debugger_app.study import Study
 from safety_kit.gemma import Gemma, sublayers
@@ -340,6 +341,15 @@ def test_a_run_of_another_model_asks_this_one_nothing(page: AppTest) -> None:
     page.run()
     assert not page.exception
     assert "the model that made the run" in shown(page)
+
+
+def test_a_refused_file_is_read_once(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    monkeypatch.setattr(share, "read", lambda raw: read.append(raw) or opened(raw))
+    page.file_uploader[0].set_value(("run.json", b"{}", "application/json")).run()
+    assert "did not work" in shown(page)
+    page.run()
+    assert read == [b"{}"]
 
 
 def test_a_run_from_a_file_is_shown_at_once(page: AppTest) -> None:

@@ -44,7 +44,9 @@ def take_in() -> None:
     )
     if given is None or st.session_state.get("taken") == given.file_id:
         return
+    opened = None
     with told():
-        history.add(Study(read(given.getvalue())))
-        st.session_state["taken"] = given.file_id  # last: a click may end this script at any line
+        opened = history.add(Study(read(given.getvalue())))
+    st.session_state["taken"] = given.file_id  # after the work: a click may end this script at any line
+    if opened is not None:
         st.rerun()  # the whole page, since another run is open now
