@@ -11,8 +11,8 @@ from classifiers.calibrate import platt, probabilities
 from classifiers.features import REPLY_WINDOW, STRIDE, WINDOW, Reading
 from classifiers.heads import REGULARISATION, Linear, fit_path, make_folds, rank_quality
 from classifiers.metrics import scores as metric_scores
-from safety_kit.artifacts import Head
 from safety_kit.errors import DataError
+from safety_kit.heads import Head
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from safety_kit.artifacts import reading_ends
 from safety_kit.errors import DataError
 from safety_kit.gemma import Capture
+from safety_kit.heads import reading_ends
 from safety_kit.types import Message, Stage
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from safety_kit.golden import TEXTS, Text, causal_scores, check_models
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from safety_kit.artifacts import Artifact, Head
+    from safety_kit.artifacts import Artifact
     from safety_kit.gemma import Gemma
     from safety_kit.golden import Scorer, Scores
+    from safety_kit.heads import Head
 
 
 def record_golden(

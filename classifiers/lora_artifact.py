@@ -15,9 +15,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from classifiers.features import ALONE_WINDOW
-from safety_kit.artifacts import Calibration, Golden, ModelRecord, Scored, check_target, write_folder
+from safety_kit.artifacts import Calibration, Golden, ModelRecord, check_target, write_folder
 from safety_kit.budget import RATES, smallest_supported
 from safety_kit.errors import ArtifactError
+from safety_kit.heads import Scored
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:

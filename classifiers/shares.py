@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from classifiers.features import alone_pieces, own_place
-from safety_kit.artifacts import decision_score
 from safety_kit.gemma import Capture
+from safety_kit.heads import decision_score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifiers.fit import SafetyClassifier
-    from safety_kit.artifacts import Head
     from safety_kit.gemma import Gemma, TraceView
+    from safety_kit.heads import Head
     from safety_kit.types import Span
 
     Floats = NDArray[np.float32]

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from safety_kit.artifacts import decision_score
 from safety_kit.errors import ArtifactError
+from safety_kit.heads import decision_score
 from safety_kit.types import Role, Stage
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from safety_kit.artifacts import Golden, Head, ModelRecord, Scored
+    from safety_kit.artifacts import Golden, ModelRecord
     from safety_kit.gemma.trace import Capture, TraceView
+    from safety_kit.heads import Head, Scored
 
     Scores: TypeAlias = Sequence[Sequence[float]]
 

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import betaincinv
 
-from safety_kit.artifacts import Head
 from safety_kit.budget import CONFIDENCE
+from safety_kit.heads import Head
 from safety_kit.policy import Policy
 from safety_kit.thresholds import Thresholds
 from safety_kit.types import Action, Stage

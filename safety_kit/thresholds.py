@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safety_kit import files
-from safety_kit.artifacts import Head
 from safety_kit.budget import CONFIDENCE, budget_for, needed, unsupported
 from safety_kit.errors import PolicyError
+from safety_kit.heads import Head
 from safety_kit.policy import Policy
 from safety_kit.types import Stage
 

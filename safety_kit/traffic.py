@@ -24,7 +24,7 @@ from safety_kit.types import Action, Sample, Stage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from safety_kit.artifacts import Head
+    from safety_kit.heads import Head
 
     Doubles = NDArray[np.float64]
 

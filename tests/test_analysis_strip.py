@@ -12,9 +12,10 @@ from test_gemma_load import one_thread as one_thread
 from test_gemma_load import tiny
 
 from safety_kit.analysis.strip import strips, thresholds
-from safety_kit.artifacts import Calibration, Head, decision_score
+from safety_kit.artifacts import Calibration
 from safety_kit.gemma import Capture, Gemma, Tokens
 from safety_kit.guard import Guard
+from safety_kit.heads import Head, decision_score
 from safety_kit.policy import Policy, Rule
 from safety_kit.types import Action, Message, Sample, Stage
 

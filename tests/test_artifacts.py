@@ -10,9 +10,9 @@ import pytest
 from guard_helpers import DIGEST, make_artifact
 
 from safety_kit import artifacts
-from safety_kit.artifacts import Head, decision_score, reading_ends
 from safety_kit.budget import tolerance_rank
 from safety_kit.errors import ArtifactError
+from safety_kit.heads import Head, decision_score, reading_ends
 from safety_kit.types import Stage
 
 

@@ -13,11 +13,11 @@ from guard_helpers import KEY, SIZE, FakeGemma, make_artifact
 from safetensors.numpy import load as load_tensors
 
 from safety_kit import artifacts, traffic
-from safety_kit.artifacts import Head
 from safety_kit.budget import CONFIDENCE, smallest_supported, tolerance_rank
 from safety_kit.checks.probe import Probe, ProbeCheck, load_probes
 from safety_kit.errors import ArtifactError, DataError, PolicyError
 from safety_kit.guard import Guard
+from safety_kit.heads import Head
 from safety_kit.policy import Policy
 from safety_kit.thresholds import Calibrated, Calibration, Thresholds
 from safety_kit.traffic import Scores, calibrate, margins, read_log

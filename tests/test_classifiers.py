@@ -22,10 +22,10 @@ from classifiers.evaluate import calibration_error, recall_at_fpr
 from classifiers.features import STRIDE, causal_readings, middle_blocks, own_place, varied_place, window_at
 from classifiers.heads import fit_path, make_folds
 from safety_kit import artifacts
-from safety_kit.artifacts import Head, decision_score, reading_ends
 from safety_kit.checks.probe import Probe, ProbeCheck
 from safety_kit.errors import ArtifactError, DataError, UserError
 from safety_kit.gemma import Capture, Gemma
+from safety_kit.heads import Head, decision_score, reading_ends
 from safety_kit.testing import save_tiny_gemma
 from safety_kit.types import Sample, Stage
 

@@ -18,9 +18,9 @@ from test_gemma_load import one_thread, tiny  # noqa: F401  (tiny models are slo
 from classifiers import SafetyClassifier
 from classifiers.explain import FEWEST, RANDOM, Share, by_words, candidate_spans, explain, random_spans
 from classifiers.shares import split_scores
-from safety_kit.artifacts import decision_score
 from safety_kit.errors import UserError
 from safety_kit.gemma import Capture
+from safety_kit.heads import decision_score
 from safety_kit.types import Stage
 
 READINGS = ["causal", "alone"]

@@ -24,6 +24,7 @@ from safety_kit.gemma import Capture, Gemma, Prompt, Sampling
 from safety_kit.gemma import decoding as decoding_module
 from safety_kit.generate import GuardedGemma, Reply
 from safety_kit.guard import Guard
+from safety_kit.heads import Head, decision_score
 from safety_kit.policy import Policy
 from safety_kit.stream import StreamGuard
 from safety_kit.types import Action, Message, Stage
@@ -261,12 +262,12 @@ def test_the_probe_reads_each_message_where_it_stands(probed: GuardedGemma, head
     for place in start.prompt.ranges:
         view = start.trace.view(*place)
         rows = np.concatenate([view.hidden(block).numpy() for block in BLOCKS], axis=1)
-        expected.append(artifacts.decision_score(head.token_scores(rows), 0.0, Stage.INPUT, WINDOW, STRIDE)[0])
+        expected.append(decision_score(head.token_scores(rows), 0.0, Stage.INPUT, WINDOW, STRIDE)[0])
     seen: list[float] = []
     probe = type(probed.guard.probes.probes[0].head).probability  # type: ignore[union-attr]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
-            artifacts.Head,
+            Head,
             "probability",
             lambda head, score, stage: (
                 seen.append(score) if stage is Stage.INPUT else None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from debugger_app.frame import Opened
     from debugger_app.study import Study
     from safety_kit.analysis.objectives import Objective
-    from safety_kit.artifacts import Head
+    from safety_kit.heads import Head
 
 RATHER: Final = "this reply rather than"
 """How the contrast of two replies is called, in the beginning."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from debugger_app.document import Document, Part
     from debugger_app.study import Study
     from safety_kit.analysis.interventions import Comparison, Watch
-    from safety_kit.artifacts import Head
     from safety_kit.gemma import Gemma
+    from safety_kit.heads import Head
 
     Change: TypeAlias = Callable[[Gemma, Watch, Callable[[int, int], None]], Comparison]
     """Makes the change and measures it."""

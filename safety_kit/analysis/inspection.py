@@ -18,9 +18,9 @@ from safety_kit.types import Message, Stage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from safety_kit.artifacts import Head
     from safety_kit.gemma import Gemma, Sampling, Tokens, Trace
     from safety_kit.guard import Guard
+    from safety_kit.heads import Head
     from safety_kit.types import Role
 
 

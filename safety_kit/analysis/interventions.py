@@ -21,8 +21,8 @@ from safety_kit.gemma.trace import Capture
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from safety_kit.artifacts import Head
     from safety_kit.gemma import Gemma, Tokens, Trace
+    from safety_kit.heads import Head
     from safety_kit.types import Stage
 
 

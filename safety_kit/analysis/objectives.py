@@ -15,8 +15,8 @@ from safety_kit.gemma.trace import Capture
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from safety_kit.artifacts import Head
     from safety_kit.gemma import Tokens, Trace
+    from safety_kit.heads import Head
 
 Gone: TypeAlias = frozenset[int]
 """Tokens of the whole text that a shorter one lacks."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from safety_kit.artifacts import reading_ends
+from safety_kit.heads import reading_ends
 from safety_kit.policy_schema import covers
 from safety_kit.types import Action, Stage
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from safety_kit.artifacts import Head
     from safety_kit.gemma.trace import TraceView
+    from safety_kit.heads import Head
     from safety_kit.policy import Policy
     from safety_kit.types import Span
 
@@ -36,7 +36,7 @@ class Strip:
         thresholds: By action, the policy's lowest for this category at this stage.
         crossings: By action, the first token at which the probability lies above it, or None: a text that ended there
             would be met with that action.
-        ends: Tokens at which the guard reads the text (`artifacts.reading_ends`), the last one always among them.
+        ends: Tokens at which the guard reads the text (`heads.reading_ends`), the last one always among them.
         acts: By action, the first of `ends` at which the probability lies above the threshold: what the guard does, and
             in a stream when. None where it does nothing, though a crossing may lie between two readings.
     """
@@ -57,7 +57,7 @@ def strips(view: TraceView, heads: Sequence[Head], stage: Stage, policy: Policy 
     """A strip a head, from one pass.
 
     The value at token t is the head's calibrated `decision_score` of tokens 0 to t: the largest mean of token scores
-    over the windows that a guard reads (`artifacts.reading_ends`). A guard cuts a text of more than 512 tokens into
+    over the windows that a guard reads (`heads.reading_ends`). A guard cuts a text of more than 512 tokens into
     overlapping passes; here it is read as it stands in the trace.
 
     Args:

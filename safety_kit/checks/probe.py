@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safety_kit import artifacts
-from safety_kit.artifacts import Artifact, Head, decision_score
+from safety_kit.artifacts import Artifact
 from safety_kit.check_options import ProbeOptions
 from safety_kit.checks.base import Delta, Lookahead, StepResult
 from safety_kit.data import classifiers_dir
 from safety_kit.errors import ArtifactError, MissingArtifact, PolicyError
 from safety_kit.gemma.trace import Capture
 from safety_kit.golden import Tracer, check_models
+from safety_kit.heads import Head, decision_score
 from safety_kit.policy import Policy
 from safety_kit.types import Finding, Sample, Stage
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from safety_kit import console
 
 if TYPE_CHECKING:
-    from safety_kit.artifacts import Artifact, Head, Scored
+    from safety_kit.artifacts import Artifact
     from safety_kit.budget import Budget
+    from safety_kit.heads import Head, Scored
     from safety_kit.policy import Policy
     from safety_kit.thresholds import Calibrated, Resolved
     from safety_kit.types import Stage

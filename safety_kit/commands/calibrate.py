@@ -19,8 +19,9 @@ from safety_kit.errors import DataError, PolicyError, UserError
 from safety_kit.types import Stage
 
 if TYPE_CHECKING:
-    from safety_kit.artifacts import Artifact, Head
+    from safety_kit.artifacts import Artifact
     from safety_kit.gemma import Gemma
+    from safety_kit.heads import Head
     from safety_kit.policy import Policy
     from safety_kit.thresholds import Calibrated, Calibration
     from safety_kit.traffic import Scores

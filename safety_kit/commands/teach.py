@@ -17,8 +17,8 @@ from safety_kit.errors import UserError
 
 if TYPE_CHECKING:
     from classifiers.data import Examples
-    from safety_kit.artifacts import Scored
     from safety_kit.gemma import Gemma
+    from safety_kit.heads import Scored
 
 Report: TypeAlias = Mapping[str, Mapping[str, float]]
 
